@@ -1,0 +1,42 @@
+"""Errors that a user can mend: where, what was found, what was expected, which command helps."""
+
+
+class UserError(Exception):
+    """One line for the terminal, printed without a traceback; the command ends with code 2.
+
+    where: file, key path or tensor; found: what is there; expected: what would be right
+    (choices, nearest match); next_step: the command or action that helps.
+    """
+
+    def __init__(self, where: object, found: str, expected: str = "", next_step: str = "") -> None:
+        self.where, self.found = str(where), found
+        self.expected, self.next_step = expected, next_step
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        parts = [f"{self.where}: {self.found}."]
+        if self.expected:
+            parts.append(f"Expected {self.expected}.")
+        if self.next_step:
+            parts.append(f"Next: {self.next_step}")
+        return " ".join(" ".join(parts).split())
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        # Errors cross process borders (one worker per seed), so they must survive pickling.
+        return type(self), (self.where, self.found, self.expected, self.next_step)
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """A sentence with the nearest choice, or all of them when none is near."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, choices, n=1, cutoff=0.6)
+    listed = ", ".join(choices) or "none"
+    return f"'{close[0]}' (one of: {listed})" if close else f"one of: {listed}"
+
+
+def needs(extra: str, package: str) -> UserError:
+    """The error for an optional package that is not installed."""
+    return UserError(
+        package, "not installed", f"the extra '{extra}'", f"pip install 'smelt[{extra}]'"
+    )
