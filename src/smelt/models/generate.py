@@ -1,0 +1,69 @@
+"""Greedy text generation in batches. More backends (vLLM, llama.cpp, endpoints) come beside it."""
+
+import torch
+from transformers import PreTrainedModel
+
+from smelt.checkpoint.tokenizer import TextTokenizer
+from smelt.core import progress
+from smelt.core.errors import UserError
+from smelt.models.load import context_length
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: TextTokenizer,
+    prompts: list[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 256,
+    label: str = "generate",
+) -> list[str]:
+    """The greedy continuation of each prompt, up to the end-of-text token or the budget.
+
+    Prompts are sorted by length, so that little is padded; the result is in the given order.
+    Raises UserError when a prompt with its budget does not fit the model's context.
+    """
+    encoded = tokenizer.encode_batch(prompts)
+    if tokenizer.bos_id is not None and _wants_bos(tokenizer):
+        encoded = [[tokenizer.bos_id, *ids] for ids in encoded]
+    # An empty prompt still needs one token to start from.
+    encoded = [ids or [tokenizer.eos_id] for ids in encoded]
+    longest = max((len(ids) for ids in encoded), default=0) + max_new_tokens
+    if longest > context_length(model):
+        found = f"prompt and answer need {longest} tokens"
+        raise UserError("generate", found, f"at most {context_length(model)}", "fewer max_new_tokens")
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    answers = [""] * len(encoded)
+    with progress.Bar(label, len(order)) as bar:
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            width = max(len(encoded[index]) for index in part)
+            ids = torch.full((len(part), width), tokenizer.pad_id)
+            mask = torch.zeros((len(part), width), dtype=torch.long)
+            for row, index in enumerate(part):
+                ids[row, width - len(encoded[index]) :] = torch.tensor(encoded[index])
+                mask[row, width - len(encoded[index]) :] = 1
+            made = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=tokenizer.eos_id,
+                pad_token_id=tokenizer.pad_id,
+                top_k=None,
+                top_p=None,
+                temperature=None,
+            )
+            for row, index in enumerate(part):
+                new = made[row, width:].tolist()
+                if tokenizer.eos_id in new:
+                    new = new[: new.index(tokenizer.eos_id)]
+                answers[index] = tokenizer.decode(new)
+            bar.move(len(part))
+    return answers
+
+
+def _wants_bos(tokenizer: TextTokenizer) -> bool:
+    """True when the tokenizer's own template puts the begin-of-text token first."""
+    return tokenizer.raw.encode("a", add_special_tokens=True).ids[:1] == [tokenizer.bos_id]

@@ -1,0 +1,56 @@
+"""CMA-ES: sample around a mean, move mean and covariance towards what scored best. (Hansen 2016)"""
+
+import warnings
+
+from smelt.core.errors import needs
+from smelt.search.algorithm import Algorithm
+
+
+class _Cma:
+    def __init__(self, start: list[float], seed: int, sigma: float, population: int | None) -> None:
+        try:
+            import cma
+        except ImportError as error:
+            raise needs("search", "cma") from error
+        options = {
+            "bounds": [[0.0] * len(start), [1.0] * len(start)],
+            # A smooth map into the box (never abs or clipping, which fold the search space).
+            "BoundaryHandler": cma.BoundTransform,
+            "seed": seed % (2**31 - 2) + 1,
+            "verbose": -9,
+            "tolfun": 0,
+            "tolflatfitness": 10**6,
+        }
+        if population is not None:
+            options["popsize"] = population
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one-dimensional spaces are allowed here
+            self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
+        self._first: list[float] | None = list(start)
+        self._told: list[list[float]] = []
+
+    def ask(self) -> list[list[float]]:
+        """The next population; the very first asks for the start point too."""
+        self._told = [list(map(float, genome)) for genome in self._strategy.ask()]
+        start, self._first = self._first, None
+        return [start, *self._told] if start is not None else self._told
+
+    def tell(self, genomes: list[list[float]], fitness: list[float]) -> None:
+        """Learn from a whole population (the start point informs nobody but the caller)."""
+        scored = {tuple(g): f for g, f in zip(genomes, fitness, strict=True)}
+        self._strategy.tell(self._told, [-scored[tuple(genome)] for genome in self._told])
+
+    def final(self) -> list[list[float]]:
+        """The mean of the distribution: often better than any sample of it."""
+        return [list(map(float, self._strategy.result.xfavorite))]
+
+
+def cma_es(
+    start: list[float], seed: int, *, sigma: float = 1 / 6, population: int | None = None
+) -> Algorithm:
+    """Covariance matrix adaptation in the unit box.
+
+    sigma: first step size as a share of each range (1/6 as in mergekit-evolve);
+    population: candidates per generation, 4 + 3 ln(size) unless given.
+    """
+    return _Cma(start, seed, sigma, population)

@@ -1,0 +1,122 @@
+"""What a search needs before it starts: the space, the fitness rows and the start point."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smelt.core import config, registry
+from smelt.core.errors import UserError
+from smelt.data.document import Document, read_jsonl
+from smelt.merge.apply import InMemory
+from smelt.merge.plan import plan
+from smelt.merge.recipe import MergeRecipe, parse_recipe
+from smelt.search.recipe import SearchSection
+from smelt.search.space import Gene, Space, find_genes, group_tensors, without_marks
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A checked search. `start(memory)` is the genome where it begins."""
+
+    section: SearchSection
+    recipe: MergeRecipe
+    space: Space
+    fitness_rows: dict[str, list[Document]]
+    inputs: dict[str, str]
+    start: Callable[[InMemory], list[float]]
+
+
+def parse_keys(data: dict[str, Any], where: str) -> tuple[SearchSection, dict[str, Any], list[Gene]]:
+    """The search section, the merge recipe around it, its genes; no file is looked at."""
+    merge_data = {key: value for key, value in data.items() if key not in ("search", "verb")}
+    section = config.parse(SearchSection, data.get("search"), f"{where}: search", "smelt show verb search")
+    registry.check_keywords("search-algorithm", section.algorithm, section.options, f"{where}: options")
+    parse_recipe(merge_data, where)  # `search` is a word, which every setting may be
+    return section, merge_data, find_genes(merge_data, where)
+
+
+def prepare(data: dict[str, Any], where: str) -> Ready:
+    """Check everything a user can get wrong: keys, models, data, start. Raises UserError."""
+    section, merge_data, genes = parse_keys(data, where)
+    plain = without_marks(merge_data, genes)
+    recipe = parse_recipe(plain, where)
+    names = [item.entry.name for item in plan(recipe, where).tensors]
+    space = Space(plain, genes, group_tensors(names, section.layer_groups, where))
+    inputs = {f"models.{i}": name for i, name in enumerate(recipe.model_names())}
+    inputs["fitness"] = section.fitness.data
+    warm = None
+    if section.warm_start is not None:
+        warm = _warm_file(section.warm_start, where)
+        inputs["warm_start"] = section.warm_start
+    return Ready(
+        section,
+        recipe,
+        space,
+        _fitness_rows(section, where),
+        {name: path for name, path in inputs.items() if Path(path).exists()},
+        lambda memory: _start(space, memory, warm, where),
+    )
+
+
+def _warm_file(text: str, where: str) -> Path:
+    path = Path(text) / "best.yaml" if Path(text).is_dir() else Path(text)
+    if not path.is_file():
+        raise UserError(f"{where}: warm_start", f"no such recipe: {path}", "a recipe or search result")
+    return path
+
+
+def _fitness_rows(section: SearchSection, where: str) -> dict[str, list[Document]]:
+    path = Path(section.fitness.data)
+    if not path.is_file():
+        raise UserError(f"{where}: search.fitness", f"no such file: {path}", "JSONL rows")
+    rows: dict[str, list[Document]] = {name: [] for name in section.fitness.domains}
+    seen = set()
+    for row in read_jsonl(path):
+        seen.add(row.domain)
+        if row.prompt and row.domain in rows and len(rows[row.domain]) < section.fitness.limit:
+            rows[row.domain].append(row)
+    for name, found in rows.items():
+        if not found:
+            raise UserError(f"{where}: search.fitness", f"no rows of domain '{name}'", str(sorted(seen)))
+    return rows
+
+
+def _start(space: Space, memory: InMemory, warm: Path | None, where: str) -> list[float]:
+    """The method's defaults, or the values of a warm start, as a genome."""
+    values: Callable[[str], dict[str, Any]] = memory.values
+    if warm is not None:
+        recipe = parse_recipe(_absolute(config.read_yaml(warm), warm.parent), str(warm))
+        by_name = {item.entry.name: item.values for item in plan(recipe, str(warm)).tensors}
+        if sorted(by_name) != sorted(memory.names):
+            raise UserError(f"{where}: warm_start", f"{warm} merges other tensors", "the same models")
+        values = by_name.__getitem__
+    found = []
+    for gene in space.genes:
+        row = []
+        for group in space.groups:
+            value = values(min(group.tensors))[gene.name]
+            row.append(float(value if gene.model is None else value[gene.model]))
+        found.append(row)
+    return space.encode(found)
+
+
+def _absolute(data: Any, folder: Path) -> Any:
+    """A recipe whose relative model paths are read from the folder that it lies in."""
+    if not isinstance(data, dict):
+        return data
+    moved = dict(data)
+    if isinstance(moved.get("base_model"), str):
+        moved["base_model"] = _locate(moved["base_model"], folder)
+    if isinstance(moved.get("models"), list):
+        moved["models"] = [
+            {**entry, "model": _locate(str(entry.get("model")), folder)} if isinstance(entry, dict) else entry
+            for entry in moved["models"]
+        ]
+    return moved
+
+
+def _locate(text: str, folder: Path) -> str:
+    # best.yaml names models relative to the parent of the result folder that it lies in.
+    beside = folder.parent / text
+    return str(beside) if beside.exists() else text

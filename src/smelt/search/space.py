@@ -1,0 +1,170 @@
+"""Genome and recipe: every `search` in a merge recipe becomes one gene per layer group."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from smelt.checkpoint.layout import layer_of
+from smelt.core.errors import UserError
+from smelt.merge.method import Parameter, load_method
+
+MARK = "search"
+
+
+@dataclass(frozen=True)
+class Gene:
+    """A searched parameter: its recipe key, the model it belongs to (None: shared), its range."""
+
+    key: str
+    name: str
+    model: int | None
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that share one gene: layers [first, last], or every tensor outside the layers."""
+
+    label: str
+    tensors: frozenset[str]
+    filters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The search space. A genome is a list of numbers in [0, 1], gene by gene, group by group."""
+
+    data: dict[str, Any]
+    genes: list[Gene]
+    groups: list[Group]
+
+    @property
+    def size(self) -> int:
+        """Length of a genome."""
+        return len(self.genes) * len(self.groups)
+
+    def value(self, genome: list[float], gene: int, group: int) -> float:
+        """The parameter value of a gene in a group."""
+        spot = self.genes[gene]
+        return spot.low + (spot.high - spot.low) * genome[gene * len(self.groups) + group]
+
+    def encode(self, values: list[list[float]]) -> list[float]:
+        """The genome of parameter values [gene][group], clipped to the searchable range."""
+        return [
+            min(1.0, max(0.0, (value - gene.low) / (gene.high - gene.low)))
+            for gene, row in zip(self.genes, values, strict=True)
+            for value in row
+        ]
+
+    def group_of(self, tensor: str) -> int:
+        """Index of the group of a tensor."""
+        return next(i for i, group in enumerate(self.groups) if tensor in group.tensors)
+
+    def parameters(self, genome: list[float], tensor: str, models: int) -> dict[str, Any]:
+        """Keyword values of the merge method for one tensor."""
+        group = self.group_of(tensor)
+        found: dict[str, Any] = {}
+        for index, gene in enumerate(self.genes):
+            value = self.value(genome, index, group)
+            if gene.model is None:
+                found[gene.name] = value
+            else:
+                found.setdefault(gene.name, [None] * models)[gene.model] = value
+        return found
+
+    def recipe(self, genome: list[float]) -> dict[str, Any]:
+        """A plain merge recipe with the values of a genome (filters by layer when grouped)."""
+        data = copy.deepcopy(self.data)
+        for index, gene in enumerate(self.genes):
+            values = [self.value(genome, index, group) for group in range(len(self.groups))]
+            setting: Any = values[0]
+            if len(self.groups) > 1:
+                setting = [
+                    {"filter": pattern, "value": value}
+                    for group, value in zip(self.groups, values, strict=True)
+                    for pattern in group.filters
+                ]
+            owner = data if gene.model is None else data["models"][gene.model]
+            owner["parameters"][gene.key] = setting
+        return data
+
+
+def _marked(settings: dict[str, Any] | None) -> list[str]:
+    return [key for key, value in (settings or {}).items() if value == MARK]
+
+
+def _gene(key: str, parameters: dict[str, Parameter], model: int | None, where: str) -> Gene:
+    parameter = parameters.get(key)
+    if parameter is None or parameter.span is None or parameter.span.boolean:
+        known = [name for name, item in parameters.items() if item.span and not item.span.boolean]
+        raise UserError(where, f"'{key}' cannot be searched", f"one of: {', '.join(known)}")
+    span = parameter.span
+    return Gene(parameter.key, parameter.name, model, span.search_low, span.search_high)
+
+
+def find_genes(data: dict[str, Any], where: str) -> list[Gene]:
+    """The genes of a recipe, shared ones first. Raises UserError when nothing says `search`.
+
+    A per-expert parameter marked at the top level is searched for every model.
+    """
+    method = load_method(data.get("merge_method", "task_arithmetic"))
+    parameters = {**method.parameters}
+    parameters |= {alias: method.parameters[key] for alias, key in method.aliases.items()}
+    genes = []
+    models = data.get("models")
+    if not isinstance(models, list):
+        raise UserError(where, "no list of models", "a search merges whole models")
+    for key in _marked(data.get("parameters")):
+        gene = _gene(key, parameters, None, f"{where}: parameters.{key}")
+        if parameters[key].per_expert:
+            genes += [
+                Gene(gene.key, gene.name, index, gene.low, gene.high) for index in range(len(models))
+            ]
+        else:
+            genes.append(gene)
+    for index, entry in enumerate(models):
+        for key in _marked(entry.get("parameters") if isinstance(entry, dict) else None):
+            genes.append(_gene(key, parameters, index, f"{where}: models[{index}].parameters.{key}"))
+    if not genes:
+        raise UserError(where, "nothing to search", "a parameter set to 'search'")
+    return genes
+
+
+def without_marks(data: dict[str, Any], genes: list[Gene]) -> dict[str, Any]:
+    """The recipe with every mark removed, so that it is a plain one with default values; models
+    that will get values of their own have a `parameters` mapping."""
+    plain = copy.deepcopy(data)
+    plain.setdefault("parameters", {})
+    for owner in [plain, *plain["models"]]:
+        for key in _marked(owner.get("parameters")):
+            del owner["parameters"][key]
+    for gene in genes:
+        if gene.model is not None:
+            plain["models"][gene.model].setdefault("parameters", {})
+    return plain
+
+
+def group_tensors(names: list[str], layer_groups: int | str, where: str) -> list[Group]:
+    """Layers cut into consecutive groups of near-equal size; what is outside is a last group."""
+    if layer_groups == 1:
+        return [Group("all", frozenset(names), ("*",))]
+    layers = sorted({layer for name in names if (layer := layer_of(name)) is not None})
+    count = len(layers) if layer_groups == "all" else int(layer_groups)
+    if count > len(layers):
+        raise UserError(f"{where}: layer_groups", f"found {count}", f"at most {len(layers)}, or all")
+    groups = []
+    for index in range(count):
+        part = layers[index * len(layers) // count : (index + 1) * len(layers) // count]
+        inside = [name for name in names if layer_of(name) in part]
+        patterns = dict.fromkeys(_prefix(name, layer_of(name)) for name in inside)
+        label = f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}"
+        groups.append(Group(f"layer {label}", frozenset(inside), tuple(patterns)))
+    outside = frozenset(name for name in names if layer_of(name) is None)
+    return [*groups, Group("other", outside, ("*",))] if outside else groups
+
+
+def _prefix(name: str, layer: int | None) -> str:
+    """The part of a tensor name up to its layer number, which as a filter matches that layer only."""
+    head, _, _ = name.partition(f".{layer}.")
+    return f"{head}.{layer}."

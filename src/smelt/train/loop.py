@@ -1,0 +1,127 @@
+"""The training loop: plain torch, exact resume, one loss curve. (design/training.md 0, 5)"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from smelt.checkpoint.tokenizer import TextTokenizer
+from smelt.core import progress
+from smelt.core.errors import UserError
+from smelt.train import batches, state
+from smelt.train.batches import Batch, Span
+from smelt.train.recipe import Optimizer, TrainRecipe
+from smelt.train.schedule import learning_rate, phase_at
+
+Loss = Callable[[PreTrainedModel, Batch], Tensor]
+
+
+def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
+    """Stop training every parameter whose name contains a pattern; each must match something."""
+    for pattern in patterns:
+        matched = [p for name, p in model.named_parameters() if pattern in name]
+        if not matched:
+            raise UserError(f"freeze: '{pattern}'", "matches no parameter", "part of a tensor name")
+        for parameter in matched:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError("freeze", "nothing is left to train", "fewer patterns")
+
+
+def make_optimizer(model: PreTrainedModel, recipe: Optimizer) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    betas = (recipe.betas[0], recipe.betas[1])
+    return torch.optim.AdamW([g for g in groups if g["params"]], recipe.lr, betas, fused=True)
+
+
+def _keep_metrics(path: Path, step: int) -> list[str]:
+    """Lines of the loss curve up to a step (what came after the resumed state is done again)."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [line for line in lines if json.loads(line)["step"] <= step]
+
+
+def train_loop(
+    model: PreTrainedModel,
+    tokenizer: TextTokenizer,
+    recipe: TrainRecipe,
+    loss_of: Loss,
+    folder: Path,
+    *,
+    seed: int,
+    label: str,
+    prepare: Callable[[Batch], Batch] = lambda batch: batch,
+) -> dict[str, float]:
+    """Train `model` in place; `folder` gets metrics.jsonl and the resumable states.
+
+    prepare: adds to a batch what the loss needs (teacher distributions). The same arguments give
+    the same weights, interrupted or not. Returns final_loss (mean of the last logged window),
+    steps and tokens. Raises UserError when the loss stops being a number.
+    """
+    freeze(model, recipe.freeze)
+    optimizer = make_optimizer(model, recipe.optimizer)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    done = state.load(folder, model, optimizer)
+    lines = _keep_metrics(folder / "metrics.jsonl", done)
+    tokens = int(json.loads(lines[-1])["tokens"]) if lines else 0
+    final = float(json.loads(lines[-1])["loss"]) if lines else float("nan")
+    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
+    window: list[float] = []
+    saved = time.monotonic()
+    opened = -1
+    placements: Iterator[list[Span]] = iter(())
+    model.train()
+    with (
+        progress.Bar(label, recipe.steps, done) as bar,
+        (folder / "metrics.jsonl").open("a") as curve,
+    ):
+        for step in range(done, recipe.steps):
+            index, inner = phase_at(recipe, step)
+            phase = recipe.phases[index]
+            if opened != index:
+                parts = [
+                    (part, batches.read_part(part, tokenizer, recipe.context, f"phases[{index}]"))
+                    for part in phase.mixture
+                ]
+                endless = batches.plans(
+                    parts, phase, lines=recipe.batch_rows, context=recipe.context, seed=seed
+                )
+                opened, placements = index, islice(endless, inner, None)
+            spans = next(placements)
+            batch = batches.collate(spans, recipe.batch_rows, recipe.context, tokenizer.pad_id)
+            loss = loss_of(model, prepare(batch).to(model.device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip)
+            rate = learning_rate(recipe, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens += sum(len(span.row.ids) for span in spans)
+            window.append(float(loss.detach()))
+            if window[-1] != window[-1]:
+                raise UserError(label, f"the loss is not a number at step {step}", "a lower lr")
+            bar.move()
+            if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
+                final = sum(window) / len(window)
+                window = []
+                point = {"step": step + 1, "phase": phase.name, "loss": round(final, 6)}
+                curve.write(json.dumps(point | {"lr": rate, "tokens": tokens}) + "\n")
+                curve.flush()
+                if time.monotonic() - saved >= recipe.checkpoint_seconds:
+                    state.save(folder, step + 1, model, optimizer)
+                    saved = time.monotonic()
+    state.remove(folder)
+    model.eval()
+    return {"final_loss": round(final, 6), "steps": recipe.steps, "tokens": tokens}

@@ -1,0 +1,97 @@
+"""What a training run needs before it starts: a checked recipe, its inputs, its model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
+from smelt.core import config, registry
+from smelt.core.errors import UserError
+from smelt.core.seed import seed_for
+from smelt.models import load
+from smelt.train.batches import read_part
+from smelt.train.recipe import TrainRecipe
+
+
+def parse_keys(data: dict[str, Any], where: str) -> TrainRecipe:
+    """A recipe whose keys, stage and stage options are right; no file is looked at."""
+    recipe = config.parse(TrainRecipe, data, where, "smelt show verb train")
+    registry.check_keywords("stage", recipe.stage, recipe.options, f"{where}: options")
+    return recipe
+
+
+def read_recipe_data(data: dict[str, Any], where: str) -> TrainRecipe:
+    """A checked recipe: keys, stage and its options, files, tokenizer against model.
+
+    Everything a user can get wrong is found here, before any work starts.
+    """
+    recipe = parse_keys(data, where)
+    for index, phase in enumerate(recipe.phases):
+        for part in phase.mixture:
+            if not Path(part.path).is_file():
+                found = f"no such file: {part.path}"
+                raise UserError(f"{where}: phases[{index}]", found, "a JSONL file of rows")
+    if recipe.model is not None:
+        from smelt.checkpoint.reader import Checkpoint
+
+        folder = Checkpoint.open(recipe.model).folder
+        tokenizer = open_tokenizer(recipe.tokenizer or folder)
+        rows = load.config_of(folder).get("vocab_size")
+        if isinstance(rows, int) and tokenizer.size > rows:
+            found = f"tokenizer {tokenizer.folder} has {tokenizer.size} ids, the model {rows} rows"
+            expected = "the tokenizer that the model was trained with"
+            raise UserError(f"{where}: tokenizer", found, expected)
+    else:
+        open_tokenizer(str(recipe.tokenizer))
+    return recipe
+
+
+def inputs_of(recipe: TrainRecipe) -> dict[str, str]:
+    """Name -> path of everything whose content decides the result."""
+    inputs = {
+        f"phases.{i}.{j}": part.path
+        for i, phase in enumerate(recipe.phases)
+        for j, part in enumerate(phase.mixture)
+    }
+    named = {"model": recipe.model, "tokenizer": recipe.tokenizer}
+    return inputs | {name: path for name, path in named.items() if path is not None}
+
+
+def open_model(
+    recipe: TrainRecipe, seed: int, device: torch.device, where: str
+) -> tuple[PreTrainedModel, TextTokenizer]:
+    """The model to train (loaded or fresh) and its tokenizer."""
+    tokenizer = open_tokenizer(recipe.tokenizer or str(recipe.model))
+    if recipe.model is not None:
+        model = load.load_model(recipe.model, device)
+        load.check_fits(model, tokenizer, where)
+    else:
+        model = load.fresh_model(recipe.architecture or {}, tokenizer, seed_for(seed, "init"))
+        model = model.to(device)
+    if recipe.context > load.context_length(model):
+        found = f"context {recipe.context}, the model has {load.context_length(model)}"
+        raise UserError(f"{where}: context", found, "at most the model's context")
+    return model, tokenizer
+
+
+def describe(recipe: TrainRecipe, where: str) -> list[str]:
+    """Rows, tokens and epochs of each part of each phase, and the size of the model."""
+    model, tokenizer = open_model(recipe, 0, torch.device("cpu"), where)
+    lines = [f"model: {load.count_parameters(model):,} parameters, {tokenizer.size} tokens"]
+    per_step = recipe.batch_rows * recipe.context
+    for index, phase in enumerate(recipe.phases):
+        total = sum(part.weight for part in phase.mixture)
+        lines.append(f"phase {phase.name}: {phase.steps} steps of at most {per_step} tokens")
+        for part in phase.mixture:
+            rows = read_part(part, tokenizer, recipe.context, f"{where}: phases[{index}]")
+            held = sum(len(row.ids) for row in rows)
+            read = phase.steps * per_step * part.weight / total
+            lines.append(
+                f"  {part.path} {part.where or ''}: {len(rows)} rows, {held} tokens, "
+                f"share {part.weight / total:.0%}, about {read / held:.1f} epochs"
+            )
+    states = 4 * 4 * load.count_parameters(model) / 2**20
+    lines.append(f"memory: about {states:.0f} MB of weights, gradients and optimiser, plus activations")
+    return lines

@@ -1,0 +1,49 @@
+"""Arguments and flags that verbs share, so that each is written (and explained) once."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smelt.core import config, registry
+from smelt.core.errors import UserError
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file, or a shipped recipe.")]
+OutFolder = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Result folder.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Result folder, as a flag.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random in the run.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe key.")
+]
+
+
+def recipe_path(text: str) -> Path:
+    """A file, or the recipe shipped under that name (`recipes/tiny.yaml` and `tiny` both work)."""
+    path = Path(text)
+    if path.is_file():
+        return path
+    shipped = registry.folder("recipe") / (path.stem + ".yaml")
+    if path.parent in (Path(), Path("recipes")) and shipped.is_file():
+        return shipped
+    known = registry.names("recipe")
+    raise UserError(text, "no such recipe file", f"a path, or one of: {', '.join(known)}")
+
+
+def read_recipe(text: str, settings: list[str] | None) -> tuple[dict[str, Any], str]:
+    """The data of a recipe with its overrides, and the name that errors show for it."""
+    path = recipe_path(text)
+    data = config.override(config.read_yaml(path), settings or [], str(path))
+    if not isinstance(data, dict):
+        raise UserError(path, "no mapping in it", "a recipe with keys")
+    return data, str(path)
+
+
+def out_folder(positional: Path | None, option: Path | None, verb: str) -> Path:
+    """The result folder, given as last argument or as --out. Raises UserError if neither or both."""
+    if positional and option and positional != option:
+        raise UserError(f"smelt {verb}", f"two result folders: {positional} and {option}", "one")
+    chosen = option or positional
+    if chosen is None:
+        raise UserError(f"smelt {verb}", "no result folder", "OUT as last argument, or --out OUT")
+    return chosen

@@ -1,0 +1,102 @@
+"""Fuse models of any architecture and tokenizer into a pivot, through their distributions."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from smelt.core import registry
+from smelt.core.run import Run
+from smelt.verbs._options import (
+    Device,
+    OutFolder,
+    OutOption,
+    RecipePath,
+    Seed,
+    Settings,
+    out_folder,
+    read_recipe,
+)
+from smelt.verbs.train import write_card
+
+
+def fuse(
+    recipe: RecipePath,
+    out: OutFolder = None,
+    *,
+    out_option: OutOption = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    settings: Settings = None,
+) -> None:
+    """Fuse source models into a pivot; OUT is the target model's checkpoint folder."""
+    content, where = read_recipe(recipe, settings)
+    execute(content, out_folder(out, out_option, "fuse"), where=where, seed=seed, device=device)
+
+
+def shape(data: dict[str, Any], *, where: str) -> None:
+    """Validate keys only: what can be known before the inputs exist."""
+    from smelt.train.fuse import parse_keys
+
+    parse_keys(data, where)
+
+
+def check(data: dict[str, Any], *, where: str) -> list[str]:
+    """Validate recipe, models, tokenizers and pairs; lines about tokens and the store."""
+    from smelt.train.fuse import read_fuse_recipe, rows_of
+    from smelt.train.prepare import describe
+
+    recipe = read_fuse_recipe(data, where)
+    rows = rows_of(recipe, where)
+    num_bytes = sum(len(row.text.encode()) for row in rows)
+    return [
+        f"{len(rows)} pairs, {num_bytes} bytes; pivot {recipe.pivot}",
+        *(f"source {name}: {folder}" for name, folder in recipe.sources.items()),
+        f"store: at most {num_bytes * (8 * recipe.top_k + 12) / 2**20:.1f} MB a model while it runs",
+        *describe(recipe.training(), where),
+    ]
+
+
+def execute(
+    data: dict[str, Any],
+    out: Path,
+    *,
+    where: str,
+    seed: int = 0,
+    device: str = "cpu",
+    replace: bool = False,
+) -> None:
+    """Capture, align, combine, distill. With the same seed and phases a `train` of stage sft reads
+    the same batches in the same order: the control of a fusion."""
+    from smelt.core.seed import seed_for
+    from smelt.models.load import count_parameters, pick_device, save_model
+    from smelt.train import fuse as fusion
+    from smelt.train.loop import train_loop
+    from smelt.train.prepare import inputs_of, open_model
+
+    recipe = fusion.read_fuse_recipe(data, where)
+    training = recipe.training()
+    content = recipe.model_dump(mode="json", exclude={"checkpoint_seconds"})
+    inputs = inputs_of(training) | {f"sources.{n}": path for n, path in recipe.sources.items()}
+    run = Run(out, "fuse", content, inputs, seed=seed, replace=replace)
+    if run.done:
+        return
+    with run:
+        target_device = pick_device(device)
+        stores = run.folder / "stores"
+        rows = fusion.rows_of(recipe, where)
+        targets, index = fusion.capture_all(recipe, rows, stores, target_device)
+        model, tokenizer = open_model(training, seed, target_device, where)
+        metrics = train_loop(
+            model,
+            tokenizer,
+            training,
+            partial(registry.load("stage", "distill"), **training.options),
+            run.folder,
+            seed=seed_for(seed, "data"),
+            label=f"fuse {out.name}",
+            prepare=fusion.attach(targets, index),
+        )
+        save_model(model, tokenizer.folder, run.folder)
+        fusion.remove_stores(stores)
+        run.note(metrics=metrics, parameters=count_parameters(model), **targets.notes)
+        write_card(run)

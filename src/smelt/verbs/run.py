@@ -1,0 +1,89 @@
+"""Run a pipeline of verbs for every seed; finished stages are skipped by content."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from smelt.core import progress
+from smelt.core.errors import UserError, nearest
+from smelt.verbs._options import (
+    Device,
+    OutFolder,
+    OutOption,
+    RecipePath,
+    Settings,
+    read_recipe,
+)
+
+RUNNABLE = ("data", "train", "merge", "search", "fuse", "eval", "export")
+
+
+def run(
+    recipe: RecipePath,
+    out: OutFolder = None,
+    *,
+    out_option: OutOption = None,
+    device: Device = "cpu",
+    settings: Settings = None,
+) -> None:
+    """Run all stages of a recipe into OUT (default: out/NAME), then write the report."""
+    content, where = read_recipe(recipe, settings)
+    chosen = option_or(out, out_option) or Path("out") / Path(where).stem
+    execute(content, chosen, where=where, device=device)
+
+
+def option_or(positional: Path | None, option: Path | None) -> Path | None:
+    """The one that is given. Raises UserError for two different ones."""
+    if positional and option and positional != option:
+        raise UserError("smelt run", f"two result folders: {positional} and {option}", "one")
+    return option or positional
+
+
+def verb_of(name: str) -> Callable[..., None]:
+    """The execute function of a verb that can be a stage."""
+    if name not in RUNNABLE:
+        raise UserError(f"verb '{name}'", "cannot be a stage", nearest(name, list(RUNNABLE)))
+    function: Callable[..., None] = importlib.import_module(f"smelt.verbs.{name}").execute
+    return function
+
+
+def check(data: dict[str, Any], *, where: str) -> list[str]:
+    """Validate names, references and every stage's own keys; lines about what would run."""
+    from smelt.pipeline.recipe import read
+
+    recipe = read(data, where)
+    for index, stage in enumerate(recipe.stages):
+        verb_of(stage.verb)
+        shape = importlib.import_module(f"smelt.verbs.{stage.verb}").shape
+        shape(stage.recipe, where=f"{where}: stages[{index}] ({stage.name})")
+    lines = [f"{stage.name}: {stage.verb}" for stage in recipe.stages]
+    return [*lines, f"seeds {recipe.seeds}, {recipe.workers} at a time, {recipe.threads} threads each"]
+
+
+def execute(data: dict[str, Any], out: Path, *, where: str, device: str = "cpu") -> None:
+    """Check all stages, run them, write OUT/run.json and the report."""
+    check(data, where=where)
+    from smelt.pipeline.execute import execute_run
+    from smelt.pipeline.recipe import read
+
+    recipe = read(data, where)
+    execute_run(recipe, out, device=device, verb_of=verb_of)
+    if recipe.report is not None:
+        from smelt.report.page import write_report
+
+        target = out / recipe.report
+        write_report([out], target, command=f"smelt run {Path(where).name}")
+        progress.say(f"report: {target}")
+    print_table(out)
+
+
+def print_table(out: Path) -> None:
+    """The score table of a finished run, for the terminal (and the README)."""
+    from smelt.report.page import markdown_scores
+
+    table = markdown_scores([out])
+    if table:
+        print(table)
+
+

@@ -1,0 +1,135 @@
+"""Search merge parameters, per layer if wanted, for the best fitness; merged in memory."""
+
+from pathlib import Path
+from typing import Any
+
+from smelt.core import registry
+from smelt.core.run import Run
+from smelt.verbs._options import (
+    Device,
+    OutFolder,
+    OutOption,
+    RecipePath,
+    Seed,
+    Settings,
+    out_folder,
+    read_recipe,
+)
+from smelt.verbs.train import write_card
+
+
+def search(
+    recipe: RecipePath,
+    out: OutFolder = None,
+    *,
+    out_option: OutOption = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    settings: Settings = None,
+) -> None:
+    """Search a merge recipe that says `search`; OUT is the best merge, its recipe best.yaml."""
+    content, where = read_recipe(recipe, settings)
+    execute(content, out_folder(out, out_option, "search"), where=where, seed=seed, device=device)
+
+
+def shape(data: dict[str, Any], *, where: str) -> None:
+    """Validate keys only: what can be known before the inputs exist."""
+    from smelt.search.prepare import parse_keys
+
+    parse_keys(data, where)
+
+
+def check(data: dict[str, Any], *, where: str) -> list[str]:
+    """Validate recipe, models, fitness data and start; lines about the space."""
+    from smelt.search.prepare import prepare
+
+    ready = prepare(data, where)
+    section, space = ready.section, ready.space
+    lines = [
+        f"{len(space.genes)} parameters x {len(space.groups)} layer groups = {space.size} genes",
+        f"{section.evaluations} candidates by {section.algorithm}, each scored on "
+        f"{sum(map(len, ready.fitness_rows.values()))} rows of "
+        f"{', '.join(ready.fitness_rows)} ({section.fitness.measure})",
+    ]
+    return lines
+
+
+def execute(
+    data: dict[str, Any],
+    out: Path,
+    *,
+    where: str,
+    seed: int = 0,
+    device: str = "cpu",
+    replace: bool = False,
+) -> None:
+    """Search, then write the best merge as a checkpoint folder with its plain recipe."""
+    import yaml
+
+    from smelt.checkpoint.tokenizer import open_tokenizer
+    from smelt.core.seed import seed_for
+    from smelt.merge.apply import InMemory, merge_to_folder
+    from smelt.merge.plan import plan
+    from smelt.merge.recipe import parse_recipe
+    from smelt.models.fitness import Fitness
+    from smelt.models.load import load_model, pick_device
+    from smelt.search.evolve import evolve
+    from smelt.search.prepare import prepare
+
+    ready = prepare(data, where)
+    section, space = ready.section, ready.space
+    run = Run(out, "search", data, ready.inputs, seed=seed, replace=replace)
+    if run.done:
+        return
+    with run:
+        memory = InMemory(ready.recipe, where)
+        donor = memory.plan.models[memory.plan.donor].folder
+        model = load_model(donor, pick_device(device))
+        fitness = Fitness(model, open_tokenizer(donor), ready.fitness_rows, section.fitness.domains,
+                          section.fitness.measure)  # fmt: skip
+        start = ready.start(memory)
+        algorithm = registry.load("search-algorithm", section.algorithm)(
+            start, seed_for(seed, "search"), **section.options
+        )
+
+        def score(genome: list[float]) -> float:
+            merged = memory.merge(lambda name: space.parameters(genome, name, len(memory.experts)))
+            return fitness(merged)
+
+        result = evolve(
+            algorithm,
+            score,
+            run.folder / "journal.jsonl",
+            evaluations=section.evaluations,
+            label=f"search {out.name} ({section.algorithm})",
+        )
+        best = space.recipe(result.genome)
+        merge_to_folder(plan(parse_recipe(best, where), where), run.folder, resume=True)
+        values = [
+            [round(space.value(result.genome, gene, group), 6) for group in range(len(space.groups))]
+            for gene in range(len(space.genes))
+        ]
+        run.note(
+            method=memory.plan.method.name,
+            fitness={
+                "start": result.start,
+                "best": result.best,
+                "evaluations": result.evaluations,
+                "split": Path(section.fitness.data).name,
+                "domains": section.fitness.domains,
+            },
+            coefficients={
+                "rows": [_label(gene.key, gene.model, memory.experts) for gene in space.genes],
+                "columns": [group.label for group in space.groups],
+                "values": values,
+            },
+            best_recipe=run.relative(best),
+        )
+        text = yaml.safe_dump(run.relative(best), sort_keys=False, allow_unicode=True)
+        (run.folder / "best.yaml").write_text(text, encoding="utf-8")
+        write_card(run)
+
+
+def _label(key: str, model: int | None, experts: list[str]) -> str:
+    return key if model is None else f"{key} of {Path(experts[model]).name}"
+

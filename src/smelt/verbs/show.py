@@ -1,0 +1,99 @@
+"""Show one plug-in: what it is, its parameters with defaults and ranges, or a verb's recipe keys."""
+
+import typing
+from typing import Annotated, Any
+
+import typer
+
+from smelt.core import registry
+from smelt.core.config import Recipe
+
+Kind = Annotated[str, typer.Argument(metavar="KIND", help="Kind of plug-in (smelt ls).")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
+
+
+def show(kind: Kind, name: Name) -> None:
+    """Print documentation and schema of a plug-in, read from its file."""
+    print(registry.doc(kind, name))
+    if kind == "recipe":
+        print()
+        print(registry.path_of(kind, name).read_text(encoding="utf-8"), end="")
+        return
+    rows = _recipe_rows(name) if kind == "verb" else _schema_rows(kind, name)
+    if rows:
+        width = max(len(row[0]) for row in rows)
+        print()
+        for key, text in rows:
+            print(f"  {key:{width}}  {text}")
+
+
+def _schema_rows(kind: str, name: str) -> list[tuple[str, str]]:
+    plugin = registry.load(kind, name)
+    if not callable(plugin):
+        return []
+    return [(item.name.rstrip("_"), _describe(item)) for item in registry.schema(plugin)]
+
+
+def _describe(item: registry.Parameter) -> str:
+    base, *metadata = (
+        typing.get_args(item.annotation)
+        if typing.get_origin(item.annotation) is Annotated
+        else (item.annotation,)
+    )
+    text = type_name(base)
+    if not item.required:
+        text += f", default {item.default!r}"
+    return ", ".join([text, *(str(part) for part in metadata)])
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as people write it."""
+    return (annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation)
+            else str(annotation).replace("typing.", ""))  # fmt: skip
+
+
+def recipe_class(verb: str) -> type[Recipe] | None:
+    """The recipe of a verb; None for verbs that take no recipe."""
+    import importlib
+
+    places = {
+        "data": "smelt.data.recipe:DataRecipe",
+        "train": "smelt.train.recipe:TrainRecipe",
+        "merge": "smelt.merge.recipe:MergeRecipe",
+        "search": "smelt.search.recipe:SearchSection",
+        "fuse": "smelt.train.fuse:FuseRecipe",
+        "eval": "smelt.evals.recipe:EvalRecipe",
+        "run": "smelt.pipeline.recipe:RunRecipe",
+    }
+    if verb not in places:
+        return None
+    module, _, name = places[verb].partition(":")
+    found: type[Recipe] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _recipe_rows(verb: str) -> list[tuple[str, str]]:
+    cls = recipe_class(verb)
+    return [] if cls is None else rows_of(cls)
+
+
+def rows_of(cls: type[Recipe], prefix: str = "") -> list[tuple[str, str]]:
+    """(key path, type, default and meaning) of a recipe and the recipes inside it."""
+    rows = []
+    for name, field in cls.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        inner = _inner(field.annotation)
+        shown = type_name(field.annotation) if inner is None else inner.__name__
+        text = f"{shown}, {default if inner is None or field.is_required() else 'optional'}"
+        meaning = " ".join((field.description or "").split())
+        rows.append((prefix + (field.alias or name), f"{text}. {meaning}".strip()))
+        if inner is not None:
+            rows += rows_of(inner, f"{prefix}{field.alias or name}.")
+    return rows
+
+
+def _inner(annotation: Any) -> type[Recipe] | None:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation if issubclass(annotation, Recipe) else None
+    found = [_inner(part) for part in typing.get_args(annotation)]
+    return next((part for part in found if part is not None), None)
