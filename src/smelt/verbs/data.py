@@ -32,6 +32,13 @@ def data(
     execute(content, out_folder(out, out_option, "data"), where=where, seed=seed)
 
 
+def shape(data: dict[str, Any], *, where: str) -> None:
+    """Validate keys only: what can be known before the inputs exist."""
+    from smelt.data import recipe as recipes
+
+    recipes.read(data, where)
+
+
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate a recipe without reading data; lines about what would be done."""
     from smelt.data import recipe as recipes

@@ -59,6 +59,13 @@ def execute(
     job.export(made, out, seed=seed, device=device, replace=replace, verbose=verbose)
 
 
+def shape(data: dict[str, Any], *, where: str) -> None:
+    """Validate keys only: what can be known before the inputs exist."""
+    from smelt.export import recipe
+
+    recipe.read(data, where)
+
+
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate an export recipe and its model, and say what it would write."""
     job = _job()

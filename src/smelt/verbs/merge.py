@@ -64,6 +64,14 @@ def execute(
         (run.folder / "README.md").write_text(model_card(run.record), encoding="utf-8")
 
 
+def shape(data: dict[str, Any], *, where: str) -> None:
+    """Validate keys only: what can be known before the inputs exist."""
+    from smelt.merge.method import load_method
+    from smelt.merge.recipe import parse_recipe
+
+    load_method(parse_recipe(data, where).merge_method)
+
+
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """All checks of a merge, and its resolved plan as lines of text."""
     from smelt.merge.plan import describe

@@ -50,13 +50,14 @@ def verb_of(name: str) -> Callable[..., None]:
 
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate names, references and every stage's own keys; lines about what would run."""
-    from smelt.pipeline.recipe import read
+    from smelt.pipeline.recipe import located, read
 
     recipe = read(data, where)
     for index, stage in enumerate(recipe.stages):
         verb_of(stage.verb)
         shape = importlib.import_module(f"smelt.verbs.{stage.verb}").shape
-        shape(stage.recipe, where=f"{where}: stages[{index}] ({stage.name})")
+        content = located(stage.recipe, Path("seed"))  # stands for the folder of each seed
+        shape(content, where=f"{where}: stages[{index}] ({stage.name})")
     lines = [f"{stage.name}: {stage.verb}" for stage in recipe.stages]
     return [*lines, f"seeds {recipe.seeds}, {recipe.workers} at a time, {recipe.threads} threads each"]
 

@@ -1,0 +1,265 @@
+"""Read a checkpoint folder lazily: every header is checked at open, before any tensor is read."""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smelt.core.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab*"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a header says about one tensor. `dtype` is the safetensors name, e.g. "BF16"."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
+    start: int
+    """First byte of the data in the file."""
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint folder: config and checked headers; tensors are read on demand."""
+
+    folder: Path
+    config: dict[str, Any]
+    files: list[Path]
+    tensors: dict[str, TensorSpec]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Checkpoint":
+        """Open a local folder or a hub model. Raises UserError naming the file and the tensor."""
+        path = find_folder(str(folder))
+        config = read_json(path / "config.json")
+        files = _weight_files(path)
+        tensors: dict[str, TensorSpec] = {}
+        for file in files:
+            for name, spec in read_header(file).items():
+                if name in tensors:
+                    other = tensors[name].file.name
+                    raise UserError(file, f"tensor '{name}' is also in {other}", "one of them")
+                tensors[name] = spec
+        if (path / INDEX).is_file():
+            _check_index(path, tensors)
+        return cls(path, config, files, dict(sorted(tensors.items())))
+
+    def names(self) -> list[str]:
+        """The sorted names of all tensors."""
+        return list(self.tensors)
+
+    def spec(self, name: str) -> TensorSpec:
+        """Shape, dtype and place of one tensor. Raises UserError for an unknown name."""
+        if name not in self.tensors:
+            raise UserError(self.folder, f"no tensor '{name}' in it", "a tensor of its header")
+        return self.tensors[name]
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor in its stored dtype, as a private copy."""
+        spec = self.spec(name)
+        data = torch.empty(spec.num_bytes, dtype=torch.uint8)
+        with spec.file.open("rb") as stream:
+            stream.seek(spec.start)
+            if stream.readinto(memoryview(data.numpy().data)) != spec.num_bytes:
+                raise UserError(spec.file, f"ends inside tensor '{name}'", "an unchanged file")
+        return data.view(DTYPES[spec.dtype]).reshape(spec.shape)
+
+
+def find_folder(text: str) -> Path:
+    """The local folder of a path or of a hub name (downloaded once). Raises UserError."""
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(path, "a file", "a checkpoint folder (config.json and safetensors)")
+    looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1
+    if looks_local or not all(part.strip() for part in text.split("/")):
+        raise UserError(text, "no such folder", "a checkpoint folder, or a hub name like org/model")
+    return _from_hub(text)
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise UserError(
+            name, "no such folder", "a folder; hub names need huggingface-hub",
+            "pip install 'smelt[train]'",
+        ) from error  # fmt: skip
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            name,
+            f"neither a folder nor reachable on the hub ({type(error).__name__}: {reason})",
+            "a checkpoint folder, or a hub name like org/model",
+            "check the path; offline only downloaded models are found",
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint folder. Raises UserError."""
+    if not path.is_file():
+        raise UserError(path, "no such file", "a checkpoint folder with config.json")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(path, f"not JSON ({error})", "a JSON object") from error
+    if not isinstance(data, dict):
+        raise UserError(path, f"a JSON {type(data).__name__}", "a JSON object")
+    return data
+
+
+def _inside(folder: Path, file: Path) -> bool:
+    """Whether a file stays in its folder; a hub snapshot may link to its model's blobs."""
+    home = folder.resolve()
+    if home.parent.name == "snapshots" and (home.parents[1] / "blobs").is_dir():
+        home = home.parents[1]
+    return file.resolve().is_relative_to(home)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if index.is_file():
+        names = sorted({str(file) for file in _weight_map(index).values()})
+    elif (folder / SINGLE).is_file():
+        names = [SINGLE]
+    else:
+        other = [path.name for path in sorted(folder.glob("*.bin"))]
+        found = f"only {other[0]}" if other else "no weights"
+        hint = "convert it: model.save_pretrained(folder, safe_serialization=True)" if other else ""
+        raise UserError(folder, f"{found} in it", f"{SINGLE} or {INDEX}", hint)
+    files = []
+    for name in names:
+        if Path(name).name != name or name in ("", ".", "..") or "\\" in name:
+            raise UserError(index, f"the shard name '{name}' leaves the folder", "a plain name")
+        file = folder / name
+        if not file.is_file():
+            raise UserError(file, "missing shard", f"every file named in {INDEX}")
+        if not _inside(folder, file):
+            raise UserError(file, "a link that leaves the folder", "a file inside it")
+        files.append(file)
+    return files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(index, "no weight_map in it", "a mapping from tensor to file")
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str):
+            raise UserError(index, f"weight_map['{tensor}'] is {file!r}", "a file name")
+    return weight_map
+
+
+def _check_index(folder: Path, tensors: dict[str, TensorSpec]) -> None:
+    weight_map = _weight_map(folder / INDEX)
+    for name, file in weight_map.items():
+        if name not in tensors or tensors[name].file.name != file:
+            raise UserError(folder / INDEX, f"tensor '{name}' is not in {file}", "it in that shard")
+    for name, spec in tensors.items():
+        if name not in weight_map:
+            raise UserError(spec.file, f"tensor '{name}' is not in {INDEX}", "every tensor in it")
+
+
+def read_header(file: Path) -> dict[str, TensorSpec]:
+    """The checked tensors of one safetensors file. Raises UserError naming file and tensor."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(8)
+        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if len(head) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise UserError(
+                file, f"truncated or not safetensors: header of {length} bytes in a file of {size}",
+                "a complete safetensors file", "copy or download it again",
+            )  # fmt: skip
+        text = stream.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(file, f"header is not JSON ({error})", "a safetensors file") from error
+    if not isinstance(header, dict):
+        raise UserError(file, "header is no JSON object", "a safetensors file")
+    header.pop("__metadata__", None)
+    specs: dict[str, TensorSpec] = {}
+    spans = []
+    for name, entry in header.items():
+        shape, dtype, begin, end = _entry(file, name, entry)
+        if end > size - 8 - length:
+            raise UserError(
+                file, f"truncated: tensor '{name}' ends at byte {8 + length + end} of {size}",
+                "a complete file", "copy or download it again",
+            )  # fmt: skip
+        specs[name] = TensorSpec(shape, dtype, file, 8 + length + begin)
+        if specs[name].num_bytes != end - begin:
+            raise UserError(
+                file, f"tensor '{name}' has {end - begin} bytes",
+                f"{specs[name].num_bytes} for {dtype} {list(shape)}",
+            )  # fmt: skip
+        spans.append((begin, end, name))
+    position = 0
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            what = "overlaps the tensor before it" if begin < position else "follows a hole"
+            raise UserError(file, f"tensor '{name}' {what}", "tensors one after the other")
+        position = end
+    if position != size - 8 - length:
+        extra = size - 8 - length - position
+        raise UserError(file, f"{extra} bytes after the last tensor", "no bytes without a tensor")
+    return specs
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands twice")
+    return result
+
+
+def _is_size(item: object) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and item >= 0
+
+
+def _entry(file: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int, int]:
+    """Shape, dtype and offsets of a header entry of which nothing is trusted."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise UserError(file, f"tensor '{name}' has a damaged entry", "dtype, shape, data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise UserError(file, f"tensor '{name}' has dtype {dtype!r}", ", ".join(DTYPES))
+    if not isinstance(shape, list) or not all(_is_size(item) for item in shape):
+        raise UserError(file, f"tensor '{name}' has shape {shape!r}", "a list of sizes")
+    valid = isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets))
+    if not valid or offsets[0] > offsets[1]:
+        raise UserError(file, f"tensor '{name}' has offsets {offsets!r}", "[begin, end]")
+    return tuple(shape), dtype, offsets[0], offsets[1]

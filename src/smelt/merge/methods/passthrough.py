@@ -1,0 +1,21 @@
+"""Passthrough: copy one model's tensors, to stack slices of layers into a deeper model. (mergekit)
+
+merged = scale * expert, with scale 1. Depth up-scaling by stacking is described in arXiv:2312.15166
+(SOLAR), which trains on afterwards; without that a stack is usually worse than its parts. The rule
+is mergekit's without divergence: with a filter, `scale` 0 turns a block's output off.
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from smelt.merge.parameters import Scale
+
+needs_base = False
+num_experts = (1, 1)
+
+
+def passthrough(
+    base: Float[Tensor, "*shape"] | None, experts: list[Float[Tensor, "*shape"]], *, scale: Scale
+) -> Float[Tensor, "*shape"]:
+    """The tensor of the one expert times `scale`; `base` is not used."""
+    return experts[0] * scale[0]

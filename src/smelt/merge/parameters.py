@@ -1,0 +1,132 @@
+"""Merge parameters: a method's signature is its schema and its search space.
+
+`Weight`, `Density`... are types whose metadata, a `Span`, says the default, what is legal and what
+is worth searching. A recipe sets a parameter to a scalar, a gradient (list over depth) or a list of
+`{filter, value}`, with the meaning these have in mergekit.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+Scalar: TypeAlias = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Span:
+    """Default, legal range [low, high] and searchable range of a parameter.
+
+    per_expert: one value for each expert, else one for the merge; even: the default is 1/experts;
+    boolean: true or false (low 0, high 1).
+    """
+
+    low: float
+    high: float
+    default: float | bool
+    search_low: float
+    search_high: float
+    per_expert: bool = False
+    even: bool = False
+    boolean: bool = False
+
+    def start(self, num_experts: int) -> float | bool:
+        """The default for a merge of so many experts."""
+        return 1.0 / num_experts if self.even else self.default
+
+
+Weight = Annotated[
+    list[float],
+    Span(-100.0, 100.0, 1.0, search_low=0.0, search_high=1.5, per_expert=True, even=True),
+]
+"""Contribution of each expert; 1/experts unless set."""
+
+Density = Annotated[
+    list[float], Span(0.0, 1.0, 1.0, search_low=0.1, search_high=1.0, per_expert=True)
+]
+"""Share of each task vector that is kept."""
+
+SharedDensity = Annotated[float, Span(0.0, 1.0, 1.0, search_low=0.1, search_high=1.0)]
+"""Share of positions that is kept, the same positions for all experts."""
+
+Lambda = Annotated[float, Span(-100.0, 100.0, 1.0, search_low=0.0, search_high=2.0)]
+"""Scale of the merged task vector before it is added to the base."""
+
+T = Annotated[float, Span(0.0, 1.0, 0.5, search_low=0.0, search_high=1.0)]
+"""Position between two models, 0 the first and 1 the second."""
+
+Normalize = Annotated[bool, Span(0.0, 1.0, False, search_low=0.0, search_high=1.0, boolean=True)]
+"""Whether weights are relative to their sum."""
+
+Scale = Annotated[
+    list[float], Span(-100.0, 100.0, 1.0, search_low=0.0, search_high=2.0, per_expert=True)
+]
+"""Factor on a tensor that is passed through."""
+
+
+def check_setting(setting: Any) -> Any:
+    """A setting as it is, or ValueError saying what is wrong with it (called by the recipe)."""
+    conditions = [setting] if isinstance(setting, dict) else setting
+    if not isinstance(conditions, list):
+        return _check_value(conditions)
+    if not any(isinstance(item, dict) for item in conditions):
+        return _check_value(conditions)
+    for item in conditions:
+        if not isinstance(item, dict):
+            raise ValueError("a list of {filter, value}, or a list of numbers, not both")
+        unknown = sorted(set(item) - {"filter", "value"})
+        if unknown or "value" not in item:
+            raise ValueError(f"the keys 'filter' and 'value', not {sorted(map(str, item))}")
+        if not isinstance(item.get("filter"), str | None):
+            raise ValueError("a filter that is a part of tensor names, or '*'")
+        _check_value(item["value"])
+    return setting
+
+
+def _check_value(value: Any) -> Any:
+    items = value if isinstance(value, list) else [value]
+    if not items or not all(isinstance(item, bool | int | float | str) for item in items):
+        raise ValueError("a number, a list of numbers over depth, or a list of {filter, value}")
+    if len(items) > 1 and len({isinstance(item, bool | str) for item in items}) > 1:
+        raise ValueError("a list of numbers, or a list of true and false, not both")
+    return value
+
+
+def conditions_of(setting: Any) -> list[dict[str, Any]]:
+    """A setting as a list of {filter, value}; a plain value has the filter None (all tensors)."""
+    if isinstance(setting, dict):
+        return [setting]
+    if isinstance(setting, list) and isinstance(setting[0], dict):
+        return setting
+    return [{"filter": None, "value": setting}]
+
+
+def matches(pattern: str | None, tensor_name: str) -> bool:
+    """mergekit's rule: a filter is a substring; none and '*' match every tensor."""
+    return pattern is None or pattern == "*" or pattern in tensor_name
+
+
+def resolve(setting: Any, tensor_name: str, position: float) -> Scalar | None:
+    """The value of a setting for one tensor, None when no filter of it matches.
+
+    position: depth from 0 (first layer of the slice, embeddings, head) to 1 (last layer).
+    The first matching filter wins; a list of numbers is interpolated, other lists step.
+
+    >>> resolve([0.0, 1.0, 0.0], "model.layers.1.mlp.up_proj.weight", 0.25)
+    0.5
+    >>> resolve([{"filter": "mlp", "value": 0.3}, {"value": 0.9}], "lm_head.weight", 0.0)
+    0.9
+    """
+    for condition in conditions_of(setting):
+        if matches(condition.get("filter"), tensor_name):
+            value = condition["value"]
+            return gradient(value, position) if isinstance(value, list) else value
+    return None
+
+
+def gradient(values: list[Scalar], position: float) -> Scalar:
+    """The value at a position of 0 to 1 on a list of values spread evenly over depth."""
+    place = position * (len(values) - 1)
+    below = int(place)
+    left, right = values[below], values[min(below + 1, len(values) - 1)]
+    if isinstance(left, bool | str) or isinstance(right, bool | str):
+        return left
+    return left + (place - below) * (right - left) if place > below else left

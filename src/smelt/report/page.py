@@ -1,0 +1,98 @@
+"""The page: one HTML file that holds everything it shows and needs no network."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from smelt.core.errors import UserError, needs
+from smelt.report.evaluated import rows_of
+from smelt.report.records import EvalRecord
+from smelt.report.stages import Stage, by_name, gather
+from smelt.report.tables import markdown_table
+
+TEMPLATES = Path(__file__).parent / "templates"
+MARK = '<meta name="generator" content="smelt report">'
+
+
+def _sections() -> list[Callable[[list[Stage]], dict[str, Any] | None]]:
+    """The sections in their order on the page."""
+    from smelt.report.sections import (
+        cost,
+        data,
+        export,
+        lineage,
+        losses,
+        reproduce,
+        samples,
+        scores,
+        search,
+    )
+
+    modules = (scores, losses, search, lineage, data, samples, export, cost, reproduce)
+    return [module.section for module in modules]
+
+
+def check_target(out: Path) -> None:
+    """Refuse a target that is not an .html file, or a file that no report wrote."""
+    if out.suffix != ".html":
+        raise UserError(out, "not an .html file name", "--out FILE.html")
+    if out.is_dir():
+        raise UserError(out, "a folder", "--out FILE.html")
+    if out.exists() and MARK not in out.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise UserError(out, "a file that smelt did not write", "a new name, or remove it")
+
+
+def render(runs: list[Path], *, command: str) -> str:
+    """The HTML text for result folders; the same bytes for the same results.
+
+    Raises UserError for folders that are no results, damaged records and missing packages.
+    """
+    stages = gather(runs)
+    try:
+        import jinja2
+        import markupsafe
+        import matplotlib  # noqa: F401 (asked for here, before any work)
+    except ImportError as error:
+        raise needs("report", error.name or "jinja2") from error
+    from smelt.report.sections.cost import duration
+
+    sections = [found for make in _sections() if (found := make(stages)) is not None]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,  # answers of models are hostile text
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = duration
+    seeds = sorted({stage.seed for stage in stages})
+    names = [Path(os.path.abspath(run)).name for run in runs]
+    return environment.get_template("page.html.j2").render(
+        title=", ".join(names), command=command, sections=sections, seeds=seeds,
+        results=len(stages), mark=markupsafe.Markup(MARK),
+    )  # fmt: skip
+
+
+def markdown_scores(runs: list[Path], only: list[str] | None = None) -> str:
+    """The score tables of result folders as markdown, one for each eval stage (for a README).
+
+    only: keep the columns of these names. Raises UserError when there is no eval result.
+    """
+    groups = by_name(gather(runs), EvalRecord)
+    if not groups:
+        raise UserError(runs[0], "no eval result in it", "scores", "smelt eval")
+    return "\n\n".join(markdown_table(rows_of(pairs), only) for pairs in groups.values())
+
+
+def write_report(runs: list[Path], out: Path, *, command: str) -> None:
+    """Write the page of some result folders; an earlier report of that name is replaced at once."""
+    check_target(out)
+    text = render(runs, command=command)
+    draft = out.with_name(out.name + ".partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(out)
+    except OSError as error:
+        raise UserError(out, f"cannot write ({error.strerror})") from error

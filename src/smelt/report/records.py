@@ -1,0 +1,205 @@
+"""What the report reads of each verb's run record. Damaged records become user errors here."""
+
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from smelt.core.errors import UserError
+
+
+class Part(BaseModel):
+    """Base of all parts: further keys are allowed, for records say more than a report shows."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Input(Part):
+    path: str = ""
+    sha256: str = ""
+    key: str | None = None
+
+
+class Score(Part):
+    correct: NonNegativeInt
+    total: NonNegativeInt
+    unparsed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.correct > self.total:
+            raise ValueError("more correct answers than answers")
+        return self
+
+
+class Step(Part):
+    step: str
+    seen: NonNegativeInt
+    kept: NonNegativeInt
+    dropped: dict[str, NonNegativeInt] = {}
+
+
+class Fitness(Part):
+    start: float | None = None
+    best: float | None = None
+    split: Any = None
+    evaluations: int | None = None
+
+
+class Coefficients(Part):
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float]]
+
+
+class ExportedFile(Part):
+    bytes: NonNegativeInt
+    sha256: str = ""
+    bits_per_weight: float | None = None
+
+
+class StageEntry(Part):
+    name: str
+    verb: str = ""
+    seed: int = 0
+    path: str
+
+
+class Record(Part):
+    """The common fields, and the notes of every verb; what a verb does not note stays empty."""
+
+    verb: str
+    key: str
+    smelt: str = "?"
+    seed: int = 0
+    recipe: Any = None
+    inputs: dict[str, Input] = {}
+    warnings: list[str] = []
+    method: str | None = None
+    parameters: int | None = None
+    versions: dict[str, str] = {}
+
+
+class TrainRecord(Record):
+    metrics: dict[str, Any] = {}
+    alignment: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+
+
+class SearchRecord(Record):
+    fitness: Fitness | None = None
+    coefficients: Coefficients | None = None
+
+
+class DataRecord(Record):
+    steps: list[Step] = []
+    splits: dict[str, dict[str, NonNegativeInt]] = {}
+    examples_dropped: dict[str, list[str]] = {}
+
+
+class EvalRecord(Record):
+    scores: dict[str, dict[str, Score]] = {}
+    groups: dict[str, list[str]] = {}
+    roles: dict[str, str] = {}
+
+
+class ExportRecord(Record):
+    files: dict[str, ExportedFile] = {}
+    parity: dict[str, Any] = {}
+
+
+class PipelineRecord(Record):
+    stages: list[StageEntry] = []
+
+
+class Cost(Part):
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    attempts: int = 1
+
+
+class MetricRow(Part):
+    step: int
+    phase: str | int | None = None
+    loss: float
+
+
+class JournalRow(Part):
+    candidate: int
+    fitness: float | None = None
+    error: Any = None
+
+
+class Sample(Part):
+    id: str = ""
+    prompt: Any = ""
+    gold: Any = ""
+    answer: Any = ""
+    correct: bool
+    reason: Any = ""
+
+
+OF_VERB: dict[str, type[Record]] = {
+    "train": TrainRecord,
+    "fuse": TrainRecord,
+    "search": SearchRecord,
+    "data": DataRecord,
+    "eval": EvalRecord,
+    "export": ExportRecord,
+    "run": PipelineRecord,
+}
+
+AnyPart = TypeVar("AnyPart", bound=Part)
+
+
+def _wrong(path: Path, error: ValidationError, line: int = 0) -> UserError:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    where = f"{path}:{line}" if line else str(path)
+    return UserError(
+        f"{where}: {place}", first["msg"], "a record as smelt writes it", "run the stage again"
+    )
+
+
+def parse(cls: type[AnyPart], data: Any, path: Path) -> AnyPart:
+    """The checked part. Raises UserError naming file and key."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise _wrong(path, error) from error
+
+
+def read_lines(cls: type[AnyPart], path: Path, limit: int | None = None) -> list[AnyPart]:
+    """The rows of a JSONL file (none when the file is missing). Raises UserError with the line."""
+    if not path.is_file():
+        return []
+    adapter = TypeAdapter(cls)
+    rows: list[AnyPart] = []
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if limit is not None and len(rows) >= limit:
+                break
+            if line.strip():
+                try:
+                    rows.append(adapter.validate_json(line))
+                except ValidationError as error:
+                    raise _wrong(path, error, number) from error
+    return rows
+
+
+def read_json(cls: type[AnyPart], path: Path) -> AnyPart | None:
+    """The part in a JSON file, or None when the file is missing."""
+    if not path.is_file():
+        return None
+    try:
+        return cls.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise _wrong(path, error) from error

@@ -1,0 +1,61 @@
+"""Scores: models by benchmarks over seeds, and who beats the best expert."""
+
+from typing import Any
+
+from markupsafe import Markup
+
+from smelt.report import plots
+from smelt.report.evaluated import rows_of
+from smelt.report.records import EvalRecord
+from smelt.report.stages import Stage, by_name
+from smelt.report.statements import CONTROL, EXPERT, claims, summary
+from smelt.report.tables import Column, Row, columns
+
+MAX_FOREST = 4  # groups drawn as plots; the table shows all
+
+
+def _forest(name: str, rows: list[Row], column: Column) -> Markup:
+    bars = [(row.model, *row.cells[column].limits, row.role) for row in rows if column in row.cells]
+    label = f"{column.name}{' mean' if column.group else ''}: accuracy, 95 % interval"
+    return Markup(plots.scores(name, bars, label))
+
+
+def _unparsed(group: list[tuple[Stage, EvalRecord]]) -> list[tuple[str, int, int]]:
+    """(model, answers that could not be read, answers) where there are any of the first."""
+    found: dict[str, list[int]] = {}
+    for _, record in group:
+        for model, of_model in record.scores.items():
+            count = found.setdefault(model, [0, 0])
+            count[0] += sum(score.unparsed for score in of_model.values())
+            count[1] += sum(score.total for score in of_model.values())
+    return [(model, count[0], count[1]) for model, count in found.items() if count[0]]
+
+
+def _table(number: int, name: str, group: list[tuple[Stage, EvalRecord]]) -> dict[str, Any] | None:
+    rows = rows_of(group)
+    if not rows:
+        return None
+    found = claims(rows)
+    shown = columns(rows)
+    drawn = [column for column in shown if column.group][:MAX_FOREST]
+    return {
+        "name": name,
+        "seeds": [stage.seed for stage, _ in group],
+        "rows": rows,
+        "columns": shown,
+        "summary": summary(found),
+        "claims": found,
+        "comparisons": sum(claim.against in (EXPERT, CONTROL) for claim in found),
+        "plots": [
+            _forest(f"scores-{number}-{index}", rows, column) for index, column in enumerate(drawn)
+        ],
+        "unparsed": _unparsed(group),
+    }
+
+
+def section(stages: list[Stage]) -> dict[str, Any] | None:
+    """One table for each eval stage; None without one."""
+    groups = by_name(stages, EvalRecord)
+    found = [_table(index, name, group) for index, (name, group) in enumerate(groups.items())]
+    tables = [table for table in found if table is not None]
+    return {"id": "scores", "title": "Scores", "tables": tables} if tables else None

@@ -1,0 +1,151 @@
+"""The score table: models by benchmarks, over seeds, with 95 % intervals of the pooled counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from smelt.core.interval import mean_interval, wilson
+
+# scores of one seed: model -> benchmark -> {"correct", "total", ...}
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+ROLES = ("base", "expert", "merge", "fused", "control", "reference")
+Counts = dict[int, tuple[int, int]]  # seed -> (correct, total)
+
+
+class Column(NamedTuple):
+    """A column of the table: a benchmark, or the mean over a group of benchmarks."""
+
+    name: str
+    group: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracy of one model on one benchmark or group: mean over seeds, each seed, interval."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: dict[int, float]
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        return self.mean, self.low, self.high
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the table. `best` holds the columns in which it is the best expert."""
+
+    model: str
+    role: str
+    cells: dict[Column, Cell]
+    best: frozenset[Column] = frozenset()
+
+
+def _pooled(counts: Counts) -> Cell:
+    seeds = {seed: correct / total for seed, (correct, total) in counts.items()}
+    correct = sum(pair[0] for pair in counts.values())
+    low, high = wilson(correct, sum(pair[1] for pair in counts.values()))
+    return Cell(sum(seeds.values()) / len(seeds), low, high, seeds)
+
+
+def _group(members: list[Counts]) -> Cell | None:
+    """Mean over benchmarks, for the seeds that have all of them."""
+    common = [seed for seed in members[0] if all(seed in counts for counts in members)]
+    if not common:
+        return None
+    cells = [_pooled({seed: counts[seed] for seed in common}) for counts in members]
+    seeds = {seed: sum(cell.seeds[seed] for cell in cells) / len(cells) for seed in common}
+    low, high = mean_interval([cell.limits for cell in cells])
+    return Cell(sum(seeds.values()) / len(seeds), low, high, seeds)
+
+
+def _row(
+    model: str, role: str, scores: Mapping[int, Scores], groups: Mapping[str, list[str]]
+) -> Row:
+    counts: dict[str, Counts] = {}
+    for seed, of_seed in sorted(scores.items()):
+        for benchmark, cell in of_seed.get(model, {}).items():
+            if cell["total"] > 0:  # a benchmark without items says nothing
+                pair = (int(cell["correct"]), int(cell["total"]))
+                counts.setdefault(benchmark, {})[seed] = pair
+    cells: dict[Column, Cell] = {}
+    for group, members in groups.items():
+        if members and all(member in counts for member in members):
+            mean = _group([counts[member] for member in members])
+            if mean is not None:
+                cells[Column(group, True)] = mean
+    ordered = dict.fromkeys([*(name for members in groups.values() for name in members), *counts])
+    cells.update({Column(name): _pooled(counts[name]) for name in ordered if name in counts})
+    return Row(model, role, cells)
+
+
+def best_expert(rows: list[Row], column: Column) -> Row | None:
+    """The expert with the highest mean over seeds in a column; ties go to the first."""
+    experts = [row for row in rows if row.role == "expert" and column in row.cells]
+    return max(experts, key=lambda row: row.cells[column].mean, default=None)
+
+
+def _ranked(models: list[str], roles: Mapping[str, str]) -> list[str]:
+    """Models by role (records are sorted by name, so their order says nothing), then by name."""
+    rank = {role: number for number, role in enumerate(ROLES)}
+    return sorted(models, key=lambda model: (rank.get(roles.get(model, ""), len(ROLES)), model))
+
+
+def columns(rows: list[Row]) -> list[Column]:
+    """The columns of a table: groups first, then benchmarks, in order of first appearance."""
+    found = dict.fromkeys(column for row in rows for column in row.cells)
+    return sorted(found, key=lambda column: not column.group)
+
+
+def score_table(
+    scores: Mapping[int, Scores],
+    *,
+    roles: Mapping[str, str] | None = None,
+    groups: Mapping[str, list[str]] | None = None,
+) -> list[Row]:
+    """One row a model: base, experts, merges, fused models, controls, references, others.
+
+    scores: seed -> model -> benchmark -> {"correct", "total"}. A mean is over the seeds that
+    have the model; a benchmark's interval is Wilson's on the counts pooled over seeds, a group's
+    is made from those of its benchmarks. Models without a single counted answer are left out.
+    """
+    roles, groups = roles or {}, groups or {}
+    found = list(dict.fromkeys(model for seed in sorted(scores) for model in scores[seed]))
+    models = _ranked(found, roles)
+    rows = [_row(model, roles.get(model, ""), scores, groups) for model in models]
+    rows = [row for row in rows if row.cells]
+    best: dict[str, set[Column]] = {row.model: set() for row in rows}
+    for column in columns(rows):
+        winner = best_expert(rows, column)
+        if winner is not None:
+            best[winner.model].add(column)
+    return [replace(row, best=frozenset(best[row.model])) for row in rows]
+
+
+def _escape(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
+
+
+def _text(row: Row, column: Column) -> str:
+    cell = row.cells.get(column)
+    if cell is None:
+        return "-"
+    mark = "**" if column in row.best else ""
+    return f"{mark}{cell.mean:.3f}{mark} [{cell.low:.3f}, {cell.high:.3f}]"
+
+
+def markdown_table(rows: list[Row], only: list[str] | None = None) -> str:
+    """The table as markdown: group means first, then benchmarks; the best expert in bold.
+
+    only: keep the columns of these names (a README shows the group means).
+    """
+    shown = [column for column in columns(rows) if only is None or column.name in only]
+    heads = [_escape(column.name) + (" mean" if column.group else "") for column in shown]
+    lines = ["| model | role | " + " | ".join(heads) + " |", "|---|---|" + "--:|" * len(shown)]
+    for row in rows:
+        cells = " | ".join(_text(row, column) for column in shown)
+        lines.append(f"| {_escape(row.model)} | {_escape(row.role)} | {cells} |")
+    return "\n".join(lines)

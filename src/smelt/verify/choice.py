@@ -1,0 +1,54 @@
+"""Multiple choice: the letter that an answer settles on.
+
+A stated answer ("the answer is (C)", "answer: C", `\\boxed{C}`) wins over a letter alone; of
+several statements the last counts. A letter alone counts when it is the whole answer, or begins it
+as in `C) because` or `C.`, or stands in brackets, as in `(C)`. The English word "A" inside a
+sentence is no choice.
+Reasons: `right`, `wrong_answer`, `no_choice`.
+
+>>> score("Both fit, but the answer is (C).", "C")
+(True, 'right')
+>>> score("B", "C")
+(False, 'wrong_answer')
+>>> score("A tree has leaves.", "A")
+(False, 'no_choice')
+"""
+
+import re
+
+_STATED = re.compile(
+    r"(?i:answer|choice|option)(?i:\s+is|\s*:|\s+would\s+be)?\s*[:*\s]*(?:\$?\\boxed\{|\\text\{|[(\[*])*"
+    r"([A-J])(?![A-Za-z'’])"
+)
+_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?\s*\}")
+_WHOLE = re.compile(r"^[\s(\[*]*([A-J])[\s)\].:*]*$")
+_BEGINS = re.compile(r"^\s*[(\[*]*([A-J])(?:[).:\]]|\s*$)", re.MULTILINE)
+_BRACKETED = re.compile(r"[(\[]([A-J])[)\]]")
+MAX_CHARACTERS = 100_000
+
+
+def last(text: str) -> str | None:
+    """The chosen letter A to J, or None. Never raises; reads the last 100,000 characters."""
+    text = text[-MAX_CHARACTERS:]
+    whole = _WHOLE.match(text)
+    if whole:
+        return whole[1]
+    for pattern in (_BOXED, _STATED, _BRACKETED, _BEGINS):
+        found: list[str] = pattern.findall(text)
+        if found:
+            return found[-1]
+    return None
+
+
+def score(answer: str, gold: str, prompt: str = "") -> tuple[bool, str]:
+    """Does the answer settle on the gold letter? Never raises on answers.
+
+    Raises ValueError when the gold answer is no letter from A to J.
+    """
+    wanted = gold.strip().upper()
+    if not re.fullmatch("[A-J]", wanted):
+        raise ValueError(f"the gold answer {gold!r} is no letter from A to J")
+    found = last(answer)
+    if found is None:
+        return False, "no_choice"
+    return (True, "right") if found == wanted else (False, "wrong_answer")
