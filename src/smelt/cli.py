@@ -2,19 +2,32 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from smelt import __version__
-from smelt.core import registry
-from smelt.core.errors import UserError
+if TYPE_CHECKING:
+    import typer
 
 # Nothing here phones home; these must be set before any library that would is imported.
 for _variable in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"):
     os.environ.setdefault(_variable, "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+INTERRUPTED = (
+    "error: interrupted: nothing unfinished was published. Next: the same command continues."
+)
+SIGINT_CODE = 130  # what typer makes of a KeyboardInterrupt
 
-def _app() -> "typer.Typer":  # noqa: F821
+
+def _stub() -> None:
+    """Stands for a verb that is listed, not called."""
+
+
+def app_for(arguments: list[str]) -> "typer.Typer":
+    """The application with every verb listed; only the file of the called one is imported."""
     import typer
+
+    from smelt import __version__
+    from smelt.core import registry
 
     app = typer.Typer(
         name="smelt",
@@ -33,22 +46,54 @@ def _app() -> "typer.Typer":  # noqa: F821
             print(__version__)
             raise typer.Exit
 
+    called = next((word for word in arguments if not word.startswith("-")), None)
     for name in registry.names("verb"):
-        app.command(name, help=registry.doc("verb", name))(registry.load("verb", name))
+        function = registry.load("verb", name) if name == called else _stub
+        text = registry.doc("verb", name)
+        short = (text.splitlines() or [""])[0]
+        app.command(name, help=text, short_help=short)(function)
     return app
 
 
+def _ask_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Python prints and forgets an interrupt that falls into a callback, and imports run many:
+    deliver it once more, a moment later."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        import signal
+
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _fail(line: str) -> None:
+    """Print the one line of an error on a clean terminal, and stop with code 2."""
+    if "smelt.core.progress" in sys.modules:
+        from smelt.core import progress
+
+        progress.close()
+    print(line, file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 a defect of ours, 2 something the user can mend."""
+    """Run the command line. Exit codes: 0 done, 1 a defect of ours, 2 what the user can mend."""
+    from smelt.core.errors import UserError, refusal
+
+    sys.unraisablehook = _ask_again
     try:
-        _app()(standalone_mode=True)
+        app_for(sys.argv[1:])(standalone_mode=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(f"error: {error}")
+    except OSError as error:
+        told = refusal(error, "smelt")
+        if told is None:
+            raise
+        _fail(f"error: {told}")
     except KeyboardInterrupt:
-        print(
-            "error: interrupted: nothing unfinished was published. "
-            "Next: the same command continues.",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        _fail(INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code != SIGINT_CODE:
+            raise
+        _fail(INTERRUPTED)

@@ -161,17 +161,21 @@ def test_evidence_is_about_the_bytes_that_were_predicted(tmp_path: Path) -> None
     assert found.num_bytes[4] == 0  # one token: only eos was predicted
 
 
-def test_the_pivots_own_samples_have_no_distribution(tmp_path: Path) -> None:
+def test_the_pivot_teaches_the_rows_that_it_predicts_best(tmp_path: Path) -> None:
     base = stored(tmp_path / "pivot", "digits")
     blind = stored(tmp_path / "blind", "byte_bpe", flattened(pico("byte_bpe")))
     object.__setattr__(base, "nll", np.asarray(base.nll) * 0)
     targets = build_targets(
         ROWS, source(base, "digits", "pivot"), [source(blind, "byte_bpe", "blind")]
     )
-    assert all(len(targets.of(number)) == 0 for number in range(len(ROWS)))
+    for number, row in enumerate(targets.tokenized):
+        target = targets.of(number)
+        steps = list(range(row.first, len(row.ids) - 1)) if isinstance(row, Tokenized) else []
+        assert target.rows.tolist() == steps
+        assert (target.ids >= 0).all() and (target.weight == 1).all()
     counts = targets.notes["alignment"]
     assert counts["steps"] == {
-        "pivot": {"pivot_chosen": counts["student_steps"], "no_model": 0},
+        "pivot": {"anchors": counts["student_steps"], "unaligned": 0, "no_model": 0},
         "blind": {"anchors": 0, "unaligned": 0},
     }
     assert counts["rows"]["blind"] == {"kept": len(ROWS) - 1, "special_token": 1}

@@ -1,0 +1,1 @@
+"""Checkpoint folders: safetensors, names of tensors, configuration, tokenizer files."""

@@ -30,6 +30,12 @@ class TextTokenizer:
     bos_id: int | None
 
     @property
+    def lead(self) -> list[int]:
+        """What the tokenizer's own template puts before a text: begin-of-text, or nothing."""
+        begun = self.raw.encode("a", add_special_tokens=True).ids[:1]
+        return begun if self.bos_id is not None and begun == [self.bos_id] else []
+
+    @property
     def size(self) -> int:
         """Number of ids including added tokens."""
         return self.raw.get_vocab_size(with_added_tokens=True)
@@ -86,11 +92,13 @@ def open_tokenizer(folder: Path | str) -> TextTokenizer:
     def token_id(role: str) -> int | None:
         token = named.get(f"{role}_token")
         text = token.get("content") if isinstance(token, dict) else token
-        if isinstance(text, str) and raw.token_to_id(text) is not None:
-            return int(raw.token_to_id(text))
+        number = raw.token_to_id(text) if isinstance(text, str) else None
+        if number is not None:
+            return number
         number = config.get(f"{role}_token_id")
         number = number[0] if isinstance(number, list) and number else number
-        return number if isinstance(number, int) else None
+        known = isinstance(number, int) and number >= 0 and raw.id_to_token(number) is not None
+        return number if known else None
 
     eos = token_id("eos")
     if eos is None:
@@ -109,11 +117,12 @@ def train_tokenizer(
 ) -> None:
     """Train a tokenizer and write it as a Hugging Face folder.
 
-    byte_bpe: GPT-2 alphabet and split after single digits; no merge joins two punctuation marks,
-    because it is trained on isolated punctuation, and saved without that step, so that runtimes
-    which know "single digits, then the GPT-2 split" read it exactly.
+    byte_bpe: GPT-2 alphabet and split after single digits; no merge joins an ASCII punctuation
+    mark to anything, because it is trained on isolated ones, and saved without that step, so that
+    runtimes which know "single digits, then the GPT-2 split" read it exactly.
     sentencepiece_bpe: blanks as "▁", byte fallback, pieces of letters or of punctuation but not
-    of both, single digits.
+    of both, single digits. A "▁" that stands in a text is read as a blank.
+    vocab_size is the most; little text gives less. Raises UserError below 300.
     """
     if vocab_size < 300:
         raise UserError("vocab_size", f"found {vocab_size}", "at least 300 (256 are bytes)")
@@ -136,7 +145,9 @@ def _byte_bpe(texts: Iterable[str], vocab_size: int) -> tuple[Tokenizer, dict[st
     specials = ["<|pad|>", "<|eos|>"]
     tokenizer = Tokenizer(models.BPE())
     digits, split = pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre.Sequence([digits, pre.Punctuation("isolated"), split])
+    # After the split, so that training only cuts finer and every merge means the same without it.
+    marks = pre.Split(Regex(r"[!-/:-@\[-`{-~]"), "isolated")
+    tokenizer.pre_tokenizer = pre.Sequence([digits, split, marks])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=specials,
@@ -158,7 +169,10 @@ def _sentencepiece_bpe(texts: Iterable[str], vocab_size: int) -> tuple[Tokenizer
     pieces = Regex(rf"{BLANK}*\p{{L}}+|\p{{N}}|{BLANK}|[^\p{{L}}\p{{N}}{BLANK}]+")
     trained.pre_tokenizer = pre.Split(pieces, "isolated")
     room = vocab_size - len(specials) - len(fallback)
-    trainer = trainers.BpeTrainer(vocab_size=room, show_progress=False, min_frequency=2)
+    # Rare characters stay bytes; an alphabet larger than the room would be kept whole.
+    trainer = trainers.BpeTrainer(
+        vocab_size=room, show_progress=False, min_frequency=2, limit_alphabet=room // 2
+    )
     trained.train_from_iterator(texts, trainer)
     model = json.loads(trained.to_str())["model"]
     ordered = [*specials, *fallback, *sorted(model["vocab"], key=model["vocab"].__getitem__)]

@@ -1,0 +1,1 @@
+"""Errors, plug-in registry, strict recipes, result folders, seeds, progress."""

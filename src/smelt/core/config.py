@@ -1,4 +1,4 @@
-"""Recipes: strict pydantic models read from YAML, whose errors name the key and the nearest match."""
+"""Recipes: strict pydantic models read from YAML; errors name the key and the nearest match."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,9 @@ MAX_NODES = 100_000
 class Recipe(BaseModel):
     """Base of every recipe: frozen, strict types, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)

@@ -40,4 +40,6 @@ class Cost:
             "attempts": self.before.get("attempts", 0) + 1,
         }
         rounded = {name: round(number, 2) for name, number in total.items()}
-        self.path.write_text(json.dumps(rounded) + "\n")
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps(rounded) + "\n")
+        partial.replace(self.path)

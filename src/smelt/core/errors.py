@@ -1,5 +1,13 @@
 """Errors that a user can mend: where, what was found, what was expected, which command helps."""
 
+import errno
+import os
+
+# What the machine refuses and the user can mend; any other OSError is a defect of ours.
+REFUSED = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+)
+
 
 class UserError(Exception):
     """One line for the terminal, printed without a traceback; the command ends with code 2.
@@ -40,3 +48,18 @@ def needs(extra: str, package: str) -> UserError:
     return UserError(
         package, "not installed", f"the extra '{extra}'", f"pip install 'smelt[{extra}]'"
     )
+
+
+def refusal(error: BaseException, where: object) -> UserError | None:
+    """The UserError for a full disk and the like; None for any other error.
+
+    Libraries in Rust (safetensors, tokenizers) do not raise OSError but name its number.
+    """
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        reason = error.strerror or str(error)
+    elif f"(os error {errno.ENOSPC})" in str(error):
+        reason = os.strerror(errno.ENOSPC)
+    else:
+        return None
+    place = getattr(error, "filename", None) or where
+    return UserError(place, reason, "", "mend it; the same command continues")

@@ -4,13 +4,16 @@ Every part of smelt reports to the one sink of its process, so that a verb shows
 whether it runs alone or as one of many stages in a worker.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Event = tuple[Any, ...]  # ("say", text) | ("start", bar, label, total) | ("move", bar, n) | ("end", bar)
+Event = tuple[
+    Any, ...
+]  # ("say", text) | ("start", bar, label, total) | ("move", bar, n) | ("end", bar)
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -33,11 +36,19 @@ class Lines:
             count += rest[1]
             if now - shown >= LINE_EVERY_SECONDS and count:
                 left = (now - begun) / count * (total - count)
-                print(f"{label}: {count:.0f}/{total:.0f}, {left:.0f} s left", file=sys.stderr, flush=True)
+                print(
+                    f"{label}: {count:.0f}/{total:.0f}, {left:.0f} s left",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 shown = now
             self.bars[rest[0]] = (label, total, count, begun, shown)
         elif kind == "end":
             self.bars.pop(rest[0], None)
+
+    def close(self) -> None:
+        """Forget all bars."""
+        self.bars.clear()
 
 
 class Bars:
@@ -81,15 +92,28 @@ class Bars:
             if not self.tasks:
                 self.progress.stop()
 
+    def close(self) -> None:
+        """Take all bars off the terminal (those of a stopped worker never end by themselves)."""
+        for task in self.tasks.values():
+            self.progress.remove_task(task)
+        self.tasks.clear()
+        self.progress.stop()
 
-_sink: Callable[[Event], None] | None = None
+
+_sink: Callable[[Event], object] | None = None
 _counter = 0
 
 
-def report_to(sink: Callable[[Event], None]) -> None:
-    """Send this process's progress to `sink` (a worker passes its queue's `put`)."""
+def report_to(sink: Callable[[Event], object]) -> None:
+    """Send this process's progress to `sink` (a worker passes its pipe's `send`)."""
     global _sink
     _sink = sink
+
+
+def close() -> None:
+    """Leave the terminal clean: called before the last line of a command that failed."""
+    if isinstance(_sink, Bars | Lines):
+        _sink.close()
 
 
 def emit(event: Event) -> None:
@@ -109,8 +133,6 @@ class Bar:
     """A bar of `total` steps; a context manager, so that it ends whatever happens."""
 
     def __init__(self, label: str, total: float, done: float = 0) -> None:
-        import os
-
         global _counter
         _counter += 1
         self.key = (os.getpid(), _counter)

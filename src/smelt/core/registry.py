@@ -74,7 +74,10 @@ def doc(kind: str, name: str) -> str:
         lines = text.splitlines()
         head = lines[: next((i for i, row in enumerate(lines) if not row.startswith("#")), 0)]
         return "\n".join(line.lstrip("# ") for line in head)
-    return ast.get_docstring(ast.parse(text)) or ""
+    try:
+        return ast.get_docstring(ast.parse(text)) or ""
+    except SyntaxError as error:  # one broken file must not break the list of the others
+        return f"(broken: {error.msg}, line {error.lineno})"
 
 
 def summary(kind: str, name: str) -> str:
@@ -106,7 +109,10 @@ def schema(plugin: Any) -> list[Parameter]:
 
 
 def check_keywords(kind: str, name: str, given: dict[str, Any], where: str) -> None:
-    """Refuse keywords that the plug-in does not take, and required ones that are missing."""
+    """Refuse keywords that the plug-in does not take, values of another type or out of range, and
+    missing ones. Raises UserError with the key path."""
+    from pydantic import TypeAdapter, ValidationError
+
     wanted = schema(load(kind, name))
     known = [parameter.name for parameter in wanted]
     see = f"smelt show {kind} {name}"
@@ -116,3 +122,12 @@ def check_keywords(kind: str, name: str, given: dict[str, Any], where: str) -> N
     for parameter in wanted:
         if parameter.required and parameter.name not in given:
             raise UserError(where, f"missing key '{parameter.name}'", f"keys {known}", see)
+        if parameter.name not in given:
+            continue
+        try:
+            adapter = TypeAdapter[Any](parameter.annotation)
+            adapter.validate_python(given[parameter.name], strict=True)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"].removeprefix("Input should be ")
+            found = f"found {given[parameter.name]!r}"
+            raise UserError(f"{where}.{parameter.name}", found, message, see) from error

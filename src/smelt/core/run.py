@@ -2,6 +2,7 @@
 
 A result is identified by its key: the hash of verb, recipe, seed and the content of its inputs.
 The same command on a published result is done at once; on a `.partial` folder it continues.
+Killed at any moment, it leaves nothing that looks finished and is not.
 """
 
 import fcntl
@@ -10,14 +11,16 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any
 
 from smelt import __version__
 from smelt.core import digest, progress
 from smelt.core.cost import Cost
-from smelt.core.errors import UserError
+from smelt.core.errors import UserError, refusal
 
 RECORD = "run.json"
+KEY = "key"
+LOCK = ".lock"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -32,6 +35,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or "key" not in record:
         raise UserError(path, "no key in it", "a run record", "run the stage again")
     return record
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file by one rename: it is there as a whole, or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def _replace(item: Any, mapping: dict[str, str]) -> Any:
@@ -62,12 +72,9 @@ class Run:
     ) -> None:
         self.out = out.absolute()
         self.folder = self.out.with_name(self.out.name + ".partial")
+        self.old = self.out.with_name(self.out.name + ".old")
         self.replace = replace
-        hashes: dict[str, str] = {}
-        for name, text in inputs.items():
-            if not Path(text).exists():
-                raise UserError(f"{verb}: {name}", f"no such file or folder: {text}", "a path")
-            hashes[name] = digest.path(Path(text))
+        hashes = {name: self._hash(f"{verb}: {name}", Path(text)) for name, text in inputs.items()}
         content = _replace(recipe, {text: hashes[name] for name, text in inputs.items()})
         self.key = digest.value([verb, content, seed, sorted(hashes.items()), __version__])
         self._relative = {t: os.path.relpath(t, self.out.parent) for t in inputs.values()}
@@ -86,35 +93,84 @@ class Run:
                 for name, text in inputs.items()
             },
         }
+        self._recover()
         self.done = self._published()
+        if self.done:
+            progress.say(f"{verb}: {out} is done")
+
+    def _hash(self, where: str, path: Path) -> str:
+        if not path.exists():
+            raise UserError(where, f"no such file or folder: {path}", "a path")
+        if self.out.resolve().is_relative_to(path.resolve()):
+            raise UserError(self.out, f"lies in an input ({path})", "a folder outside it")
+        try:
+            return digest.path(path)
+        except OSError as error:
+            raise UserError(where, f"cannot read {path} ({error.strerror})") from error
+
+    def _recover(self) -> None:
+        """Finish a publication that was cut off after its last write, or undo it."""
+        if (self.folder / RECORD).is_file():  # the record is written last, by one rename
+            with self._lock():
+                if _key_of(self.folder) == self.key and not self._published():
+                    self._move_into_place()
+        if self.old.exists() and _is_ours(self.old):
+            if self.out.exists():
+                _discard(self.old)
+            else:
+                self.old.rename(self.out)
 
     def _published(self) -> bool:
         if not self.out.exists():
             return False
+        if not self.out.is_dir():
+            raise UserError(self.out, "not a folder", "a new folder", "name another --out")
         found = _key_of(self.out)
         if found == self.key:
             return True
-        if self.replace and (found or not any(self.out.iterdir())):
+        if not any(self.out.iterdir()) or (self.replace and found):
             return False
         what = "the result of another recipe or input" if found else "a folder that is not ours"
         raise UserError(self.out, what, "a new folder", "name another --out, or remove it")
 
-    def __enter__(self) -> Self:
+    def _lock(self) -> IO[str]:
+        """The open, locked lock file of the folder; closing it gives the lock back."""
+        ours = {LOCK, KEY, RECORD}
         try:
+            if (
+                self.folder.is_dir()
+                and (names := set(os.listdir(self.folder)))
+                and not names & ours
+            ):
+                raise UserError(self.folder, "a folder that is not ours", "none of that name")
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("w")
+            lock = (self.folder / LOCK).open("w")
         except OSError as error:
             raise UserError(self.folder, f"cannot write ({error.strerror})") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have published the folder since the file was opened.
+            if os.fstat(lock.fileno()).st_ino == (self.folder / LOCK).stat().st_ino:
+                return lock
+        except OSError:
+            pass
+        lock.close()
+        raise UserError(self.folder, "another smelt is working in it", "one at a time")
+
+    def __enter__(self) -> "Run":
+        self._held = self._lock()
+        mark = self.folder / KEY
+        try:
+            if not mark.is_file() or mark.read_text() != self.key:
+                for path in self.folder.iterdir():
+                    if path.name != LOCK:
+                        _remove(path)
+                mark.write_text(self.key)
         except OSError as error:
-            raise UserError(self.folder, "another smelt is working in it", "one at a time") from error
-        mark = self.folder / "key"
-        if not mark.is_file() or mark.read_text() != self.key:
-            for path in self.folder.iterdir():
-                if path.name != ".lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            mark.write_text(self.key)
+            self._held.close()
+            if told := refusal(error, self.folder):
+                raise told from error
+            raise
         self._cost = Cost(self.folder / "cost.json")
         return self
 
@@ -135,32 +191,64 @@ class Run:
     ) -> None:
         try:
             self._cost.write()
-            if kind is None:
+            if error is None:
                 self._publish()
         except OSError as problem:
-            if kind is None:
-                raise UserError(self.folder, f"cannot write ({problem.strerror})") from problem
+            if error is None:
+                error = problem
         finally:
-            self._lock.close()
+            self._held.close()
+        if error is not None and (told := refusal(error, self.folder)):
+            raise told from error
+        if error is not None and kind is None:
+            raise error
 
     def _publish(self) -> None:
-        (self.folder / "key").unlink()
-        text = json.dumps(self.record, indent=1, sort_keys=True, ensure_ascii=False)
-        (self.folder / RECORD).write_text(text + "\n", encoding="utf-8")
         for path in self.folder.rglob("*"):
             if path.is_file():
                 with path.open("rb") as stream:
                     os.fsync(stream.fileno())
-        (self.folder / ".lock").unlink()
-        old = self.out.with_name(self.out.name + ".old")
-        if old.exists():
-            shutil.rmtree(old)
-        if self.out.exists():
-            self.out.rename(old)
-        self.folder.rename(self.out)
-        if old.exists():
-            shutil.rmtree(old)
+        text = json.dumps(self.record, indent=1, sort_keys=True, ensure_ascii=False)
+        write_atomic(self.folder / RECORD, text + "\n")
+        self._move_into_place()
         progress.say(f"{self.record['verb']}: wrote {self.out}")
+
+    def _move_into_place(self) -> None:
+        """From a complete `.partial` folder to the published one. Called under the lock; killed
+        between any two lines, the next start takes it from there."""
+        (self.folder / KEY).unlink(missing_ok=True)
+        (self.folder / LOCK).unlink()
+        if self.out.is_dir() and not any(self.out.iterdir()):
+            self.out.rmdir()
+        if self.out.exists():
+            if self.old.exists():
+                if not _is_ours(self.old):
+                    raise UserError(self.old, "a folder that is not ours", "none of that name")
+                _discard(self.old)
+            self.out.rename(self.old)
+        self.folder.rename(self.out)
+        if self.old.exists() and _is_ours(self.old):
+            _discard(self.old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _discard(folder: Path) -> None:
+    """Remove a result, its record last: cut off in between, it is still known as ours."""
+    for path in folder.iterdir():
+        if path.name != RECORD:
+            _remove(path)
+    (folder / RECORD).unlink(missing_ok=True)
+    folder.rmdir()
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / RECORD).is_file() or not any(folder.iterdir()))
 
 
 def _key_of(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Seeds from names, never from order: the same part of a run draws the same numbers in any order."""
+"""Seeds from names, never from order: a part of a run draws the same numbers in any order."""
 
 import hashlib
 

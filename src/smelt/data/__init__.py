@@ -1,0 +1,1 @@
+"""Curation: sources, filters, duplicates, splits, contamination, a reason for each drop."""

@@ -3,7 +3,7 @@
 import sys
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
 from smelt.core import config, registry
 from smelt.core.config import Recipe
@@ -99,7 +99,7 @@ def read(data: dict[str, Any], where: str) -> DataRecipe:
         ("filter", "filters", recipe.filters),
     ):
         for place, entry in enumerate(entries):
-            _check_options(kind, entry, f"{where}: {field}[{place}]")
+            registry.check_keywords(kind, entry.name, entry.options, f"{where}: {field}[{place}]")
     known = [entry.name for entry in recipe.sources]
     for place, entry in enumerate(recipe.filters):
         for name in entry.only or []:
@@ -113,20 +113,6 @@ def read(data: dict[str, Any], where: str) -> DataRecipe:
             key = f"{where}: tokenizers.{name}"
             raise UserError(key, "not a folder name", "letters, digits, - and _")
     return recipe
-
-
-def _check_options(kind: str, entry: Entry, where: str) -> None:
-    registry.check_keywords(kind, entry.name, entry.options, where)
-    for parameter in registry.schema(registry.load(kind, entry.name)):
-        if parameter.name in entry.options:
-            try:
-                adapter = TypeAdapter[Any](parameter.annotation)
-                adapter.validate_python(entry.options[parameter.name], strict=True)
-            except ValidationError as error:
-                message = error.errors(include_url=False)[0]["msg"].removeprefix("Input should be ")
-                found = f"found {entry.options[parameter.name]!r}"
-                place = f"{where}.{parameter.name}"
-                raise UserError(place, found, message, f"smelt show {kind} {entry.name}") from error
 
 
 def resolved(kind: str, entry: Entry) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Benchmarks asked and scored, every answer kept."""

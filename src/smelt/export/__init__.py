@@ -1,0 +1,1 @@
+"""Exports with their proof of parity."""

@@ -18,7 +18,7 @@ from smelt.export.contents import contents
 from smelt.export.llama import Llama, read_llama, tensor_names
 from smelt.export.recipe import ExportRecipe, file_name, read, settings_of
 from smelt.export.vocabulary import Vocabulary, read_vocabulary
-from smelt.models.load import load_model
+from smelt.models.load import load_model, pick_device
 
 GIB = 1 << 30
 
@@ -101,11 +101,10 @@ def export(
     }
     run = Run(out, "export", recipe, {"model": str(plan.folder)}, seed=seed, replace=replace)
     if run.done:
-        progress.say(f"export: {out} is done")
         return
     with run:
         _check_disk(plan, run.folder)
-        model = load_model(plan.folder, device)
+        model = load_model(plan.folder, pick_device(device))
         files: dict[str, Any] = {}
         proofs: dict[str, Any] = {}
         steps = min(parity.NUM_STEPS, plan.llama.context - max(map(len, plan.prompts)))

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 
 from smelt.core import config, registry
 from smelt.core.config import Recipe
@@ -49,15 +49,6 @@ def read(data: dict[str, Any], where: str) -> ExportRecipe:
     for index, target in enumerate(recipe.targets):
         place = f"{where}: targets[{index}]"
         registry.check_keywords("export-target", target.name, target.keywords, place)
-        for parameter in registry.schema(registry.load("export-target", target.name)):
-            if parameter.name in target.keywords:
-                value = target.keywords[parameter.name]
-                try:
-                    TypeAdapter(parameter.annotation).validate_python(value, strict=True)
-                except ValidationError as error:
-                    message = error.errors()[0]["msg"].removeprefix("Input should be ")
-                    found = f"found {value!r}"
-                    raise UserError(f"{place}.{parameter.name}", found, message) from error
         name = file_name(target)
         if name in names:
             raise UserError(place, f"the file {name} stands twice", "different targets")

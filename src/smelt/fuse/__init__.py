@@ -1,0 +1,1 @@
+"""Fusion across tokenizers: logit stores, alignment, combined targets."""

@@ -2,8 +2,9 @@
 
 The logits of step t predict token t + 1, and so does their target: a source's next-token
 distribution after the same bytes. (FuseLLM's released code falls back to token t, one off.)
-Steps without an anchor, and samples that the pivot itself won, have no distribution: there the
-target model learns from the text alone. All of it is counted.
+With min_ce the model that predicts a row best teaches it, as in FuseLLM; that may be the pivot
+itself, whose own distribution then keeps the target model from forgetting it. Steps without an
+anchor have no distribution: there the target model learns from the text alone. All is counted.
 """
 
 from collections.abc import Sequence
@@ -65,8 +66,7 @@ def build_targets(
     temperature: float = 1.0,
     alignment: str = "byte_anchors",
 ) -> Targets:
-    """Fused targets in the pivot's tokenization; with min_ce the pivot's store gives evidence only,
-    with avg_ce the pivot is one more source.
+    """Fused targets in the pivot's tokenization; the pivot is one more source.
 
     With avg_ce a step has one entry per model that is anchored there, weights adding up to 1. The
     gradient of forward cross-entropy is linear in the target, so that is the gradient of their
@@ -85,8 +85,6 @@ def build_targets(
     combined = combine(evidence, rule=rule, ce=ce, temperature=temperature)
     placed = np.array([isinstance(row, Tokenized) for row in tokenized], np.bool_)
     taught = np.where(placed[:, None], combined.weights, 0.0)
-    if rule == "min_ce":
-        taught[:, 0] = 0.0
     align = registry.load("alignment", alignment)
     aligned = [
         align_source(
@@ -100,8 +98,6 @@ def build_targets(
         asked = taught[:, number] > 0
         anchors = int(np.diff(aligned[number].offsets)[asked].sum())
         steps[name] = {"anchors": anchors, "unaligned": int(lengths[asked].sum()) - anchors}
-    if rule == "min_ce":
-        steps[pivot.name] = {"pivot_chosen": int(lengths[combined.chosen == 0].sum())}
     steps[pivot.name]["no_model"] = int(lengths[combined.chosen < 0].sum())
     reasons = {model.name: model.reasons(found) for model, found in paired}
     counts = {"rows": reasons, "steps": steps, "student_steps": int(lengths.sum())}

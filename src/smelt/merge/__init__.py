@@ -1,0 +1,1 @@
+"""Merging experts of one architecture, tensor by tensor."""

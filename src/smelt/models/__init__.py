@@ -1,0 +1,1 @@
+"""Networks: loading, fresh ones, scoring text, fitness, generation."""

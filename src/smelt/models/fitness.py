@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from smelt.checkpoint.tokenizer import TextTokenizer
 from smelt.core.errors import UserError
 from smelt.data.document import Document
-from smelt.models.score import Scorer
+from smelt.models.load import context_length
+from smelt.models.score import Scorer, encode_response
 
 
 class Fitness:
@@ -25,12 +26,18 @@ class Fitness:
         measure: Literal["exact", "likelihood"],
     ) -> None:
         """rows: by domain; exact: share whose response is greedily written; likelihood: minus bits
-        per byte of the responses."""
+        per byte of the responses. Raises UserError for a row beyond the model's context."""
         self.model, self.weights, self.measure = model, weights, measure
         self.scorers = {
-            name: Scorer(tokenizer, [(row.prompt, row.text) for row in part])
+            name: Scorer(
+                [encode_response(tokenizer, row.prompt, row.text) for row in part],
+                vocab=tokenizer.size,
+            )
             for name, part in rows.items()
         }
+        longest, limit = max(s.longest for s in self.scorers.values()), context_length(model)
+        if longest > limit:
+            raise UserError("fitness", f"a row of {longest} tokens", f"at most {limit}")
         # A tied head is the embedding under another name, so it is found in the state dict only.
         self.tensors = model.state_dict()
 

@@ -1,7 +1,11 @@
 """Greedy text generation in batches. More backends (vLLM, llama.cpp, endpoints) come beside it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from smelt.checkpoint.tokenizer import TextTokenizer
 from smelt.core import progress
@@ -24,18 +28,25 @@ def generate(
     Prompts are sorted by length, so that little is padded; the result is in the given order.
     Raises UserError when a prompt with its budget does not fit the model's context.
     """
-    encoded = tokenizer.encode_batch(prompts)
-    if tokenizer.bos_id is not None and _wants_bos(tokenizer):
-        encoded = [[tokenizer.bos_id, *ids] for ids in encoded]
     # An empty prompt still needs one token to start from.
-    encoded = [ids or [tokenizer.eos_id] for ids in encoded]
+    encoded = [
+        [*tokenizer.lead, *ids] or [tokenizer.eos_id] for ids in tokenizer.encode_batch(prompts)
+    ]
     longest = max((len(ids) for ids in encoded), default=0) + max_new_tokens
     if longest > context_length(model):
         found = f"prompt and answer need {longest} tokens"
-        raise UserError("generate", found, f"at most {context_length(model)}", "fewer max_new_tokens")
+        raise UserError(
+            "generate", found, f"at most {context_length(model)}", "fewer max_new_tokens"
+        )
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(encoded)
-    with progress.Bar(label, len(order)) as bar:
+    greedy = cast(Any, GenerationConfig)(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    with progress.Bar(label, len(order)) as bar, _settings(model, greedy):
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             width = max(len(encoded[index]) for index in part)
@@ -44,16 +55,8 @@ def generate(
             for row, index in enumerate(part):
                 ids[row, width - len(encoded[index]) :] = torch.tensor(encoded[index])
                 mask[row, width - len(encoded[index]) :] = 1
-            made = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=tokenizer.eos_id,
-                pad_token_id=tokenizer.pad_id,
-                top_k=None,
-                top_p=None,
-                temperature=None,
+            made = cast(Any, model).generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device)
             )
             for row, index in enumerate(part):
                 new = made[row, width:].tolist()
@@ -64,6 +67,12 @@ def generate(
     return answers
 
 
-def _wants_bos(tokenizer: TextTokenizer) -> bool:
-    """True when the tokenizer's own template puts the begin-of-text token first."""
-    return tokenizer.raw.encode("a", add_special_tokens=True).ids[:1] == [tokenizer.bos_id]
+@contextmanager
+def _settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    # A model's own generation_config (say, a repetition penalty) would be mixed into any other.
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -1,18 +1,24 @@
 """Networks: Hugging Face folders in and out, fresh ones from a configuration, devices and seeds."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from smelt.checkpoint.folder import copy_tokenizer, write_config
+from smelt.checkpoint.layout import layer_of
+from smelt.checkpoint.reader import Checkpoint, read_json
 from smelt.checkpoint.tokenizer import TextTokenizer
-from smelt.core.errors import UserError
+from smelt.core.errors import UserError, nearest
 
-transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()
+# What transformers raises for a configuration or weights that do not work out.
+BAD_MODEL = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError,
+    StrictDataclassError,
+)  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:
@@ -28,16 +34,29 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def _quiet() -> None:
+    """No bars and no hints of transformers: progress is shown by smelt, problems are errors."""
+    logger = cast(Any, transformers_logging)
+    logger.disable_progress_bar()
+    logger.set_verbosity_error()
+
+
+def _reason(error: Exception) -> str:
+    """The error on one line (its type, when it says nothing)."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
 def load_model(folder: Path | str, device: torch.device | str = "cpu") -> PreTrainedModel:
     """A causal language model in float32, in evaluation mode. Safetensors only, no remote code.
 
-    Raises UserError when the folder holds none, or its files do not fit its configuration.
+    Raises UserError when the folder holds none, or its files do not fit its configuration: a
+    tensor that is missing, of another shape, or in a layer that the configuration does not have.
     """
-    from smelt.checkpoint.reader import Checkpoint
-
+    _quiet()
     checkpoint = Checkpoint.open(folder)  # bounds, sizes and paths are checked before any read
     try:
-        model, facts = AutoModelForCausalLM.from_pretrained(
+        model, facts = cast(Any, AutoModelForCausalLM).from_pretrained(
             checkpoint.folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -45,55 +64,76 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> PreTra
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(folder, f"cannot be loaded ({first})", "a causal language model") from error
-    for problem in ("missing_keys", "mismatched_keys"):
-        if facts.get(problem):
-            names = ", ".join(str(name) for name in sorted(facts[problem])[:3])
-            raise UserError(folder, f"{problem.replace('_', ' ')}: {names}", "tensors as in config")
-    return model.to(device).eval()
+    except BAD_MODEL as error:
+        found = f"cannot be loaded ({_reason(error)})"
+        raise UserError(folder, found, "a causal language model") from error
+    unused = [name for name in facts.get("unexpected_keys") or [] if layer_of(name) is not None]
+    for problem, keys in (
+        ("missing", facts.get("missing_keys")),
+        ("of another shape", facts.get("mismatched_keys")),
+        ("not in the configuration", unused),
+    ):
+        if keys:
+            names = ", ".join(sorted(str(key) for key in keys)[:3])
+            raise UserError(folder, f"tensors {problem}: {names}", "tensors as in config.json")
+    return cast(PreTrainedModel, model.to(device).train(False))
+
+
+def fresh_config(architecture: dict[str, Any], tokenizer: TextTokenizer) -> PreTrainedConfig:
+    """The configuration of a fresh model: `model_type` and any configuration key of transformers.
+
+    Vocabulary size and control tokens come from the tokenizer. Raises UserError.
+    """
+    keys = dict(architecture)
+    kind = keys.pop("model_type", "llama")
+    try:
+        known = set(AutoConfig.for_model(kind).to_dict())
+    except ValueError as error:
+        raise UserError(
+            "architecture.model_type", f"found '{kind}'", "a transformers type"
+        ) from error
+    given = {
+        "vocab_size": tokenizer.size,
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    for key in keys:
+        if key in given:
+            raise UserError(f"architecture.{key}", "set twice", "the tokenizer alone decides it")
+        if key not in known | {"num_key_value_heads", "head_dim"}:
+            raise UserError(f"architecture.{key}", "unknown key", nearest(key, sorted(known)))
+    if "num_attention_heads" in keys and "num_key_value_heads" in known:
+        keys.setdefault("num_key_value_heads", keys["num_attention_heads"])
+    try:
+        config = AutoConfig.for_model(kind, **keys, **given)
+    except BAD_MODEL as error:
+        found = f"cannot be built ({_reason(error)})"
+        raise UserError("architecture", found, "a valid shape") from error
+    return config
 
 
 def fresh_model(
     architecture: dict[str, Any], tokenizer: TextTokenizer, seed: int
 ) -> PreTrainedModel:
-    """A randomly initialised model: `model_type` and any configuration key of transformers.
-
-    Vocabulary size and control tokens come from the tokenizer.
-    """
-    keys = dict(architecture)
-    kind = keys.pop("model_type", "llama")
-    try:
-        config = AutoConfig.for_model(kind)
-    except ValueError as error:
-        raise UserError("architecture.model_type", f"found '{kind}'", "a transformers type") from error
-    known = set(config.to_dict()) | {"num_key_value_heads", "head_dim"}
-    for key in keys:
-        if key not in known:
-            from smelt.core.errors import nearest
-
-            raise UserError(f"architecture.{key}", "unknown key", nearest(key, sorted(known)))
-    keys |= {"vocab_size": tokenizer.size, "bos_token_id": tokenizer.bos_id}
-    keys |= {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    if "num_attention_heads" in keys:
-        keys.setdefault("num_key_value_heads", keys["num_attention_heads"])
+    """A randomly initialised model in float32; see `fresh_config`. Raises UserError."""
+    _quiet()
+    config = fresh_config(architecture, tokenizer)
     torch.manual_seed(seed)
     try:
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **keys))
-    except (ValueError, TypeError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError("architecture", f"cannot be built ({first})", "a valid shape") from error
-    return model.float().eval()
+        model = cast(Any, AutoModelForCausalLM).from_config(config)
+    except BAD_MODEL as error:
+        found = f"cannot be built ({_reason(error)})"
+        raise UserError("architecture", found, "a valid shape") from error
+    return cast(PreTrainedModel, model.float().train(False))
 
 
 def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
     """Write a portable checkpoint folder: weights, configuration, tokenizer and chat template."""
-    from smelt.checkpoint.folder import copy_tokenizer, write_config
-
+    _quiet()
     model.save_pretrained(folder)
     copy_tokenizer(tokenizer_folder, folder)
-    write_config(folder, config_of(folder))
+    write_config(folder, read_json(folder / "config.json"))
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)  # save_pretrained writes 0600, which no other user can serve
 
@@ -103,24 +143,22 @@ def count_parameters(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def context_length(model: PreTrainedModel) -> int:
-    """The longest sequence of tokens the configuration allows."""
-    limit = model.config.to_dict().get("max_position_embeddings")
+def context_of(config: dict[str, Any]) -> int:
+    """The longest sequence of tokens that a configuration allows."""
+    text = config.get("text_config")
+    inner = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    limit = config.get("max_position_embeddings", config.get("n_positions", inner))
     return limit if isinstance(limit, int) else 1 << 30
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """The longest sequence of tokens that a model's configuration allows."""
+    return context_of(model.config.to_dict())
 
 
 def check_fits(model: PreTrainedModel, tokenizer: TextTokenizer, where: str) -> None:
     """Refuse a tokenizer with more ids than the model has embedding rows."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
     if tokenizer.size > rows:
         found = f"tokenizer {tokenizer.folder} has {tokenizer.size} ids, the model {rows} rows"
         raise UserError(where, found, "the tokenizer that the model was trained with")
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    """config.json of a folder (no network is built)."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(folder, "no config.json in it", "a checkpoint folder")
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data

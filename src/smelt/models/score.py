@@ -1,13 +1,24 @@
-"""Teacher-forced scores: the likelihood of given text, and whether greedy decoding would write it."""
+"""Teacher-forced scores: how likely a text is, and whether greedy decoding would write it."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from smelt.checkpoint.tokenizer import TextTokenizer
 from smelt.core import progress
+
+# Bounds rows x width of a batch, and its logits (2 ** 27 numbers are 512 MB).
+BATCH_TOKENS, BATCH_LOGITS = 8192, 1 << 27
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, the index of the first one that is predicted, and the bytes these stand for."""
+
+    ids: list[int]
+    start: int
+    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -28,55 +39,58 @@ def encode_pair(tokenizer: TextTokenizer, prompt: str, text: str) -> tuple[list[
     return [*head, *tokenizer.encode(text[len(prompt) :]), tokenizer.eos_id], max(1, len(head))
 
 
-class Scorer:
-    """Rows encoded and padded once, scored for many candidate models (the loop of a search)."""
+def encode_response(tokenizer: TextTokenizer, prompt: str, text: str) -> Encoded:
+    """A pair as generation sees it: the response and its end are predicted after the prompt."""
+    ids, start = encode_pair(tokenizer, prompt, text)
+    num_bytes = len(text[len(prompt) :].encode())
+    return Encoded([*tokenizer.lead, *ids], len(tokenizer.lead) + start, num_bytes)
 
-    def __init__(
-        self, tokenizer: TextTokenizer, rows: list[tuple[str, str]], batch_tokens: int = 8192
-    ) -> None:
-        """rows: (prompt, whole text). batch_tokens bounds rows x width of a batch."""
-        encoded = [encode_pair(tokenizer, prompt, text) for prompt, text in rows]
-        self.num_bytes = [len(text[len(prompt) :].encode()) for prompt, text in rows]
-        order = sorted(range(len(rows)), key=lambda index: len(encoded[index][0]))
+
+class Scorer:
+    """Rows padded once, scored for many candidate models (the loop of a search)."""
+
+    def __init__(self, rows: list[Encoded], *, vocab: int) -> None:
+        """vocab: the size of the vocabulary, which bounds the rows of a batch."""
+        self.num_bytes = [row.num_bytes for row in rows]
+        self.longest = max((len(row.ids) for row in rows), default=0)
+        budget = min(BATCH_TOKENS, BATCH_LOGITS // vocab)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
         self.batches: list[tuple[list[int], torch.Tensor, torch.Tensor]] = []
         part: list[int] = []
         for index in order:
-            width = len(encoded[index][0])
-            if part and (len(part) + 1) * width > batch_tokens:
-                self.batches.append(self._collate(part, encoded))
+            if part and (len(part) + 1) * len(rows[index].ids) > budget:
+                self.batches.append(_collate(part, rows))
                 part = []
             part.append(index)
         if part:
-            self.batches.append(self._collate(part, encoded))
-        self.size = len(rows)
-
-    @staticmethod
-    def _collate(
-        part: list[int], encoded: list[tuple[list[int], int]]
-    ) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-        width = max(len(encoded[index][0]) for index in part)
-        ids = torch.zeros((len(part), width), dtype=torch.long)
-        targets = torch.full((len(part), width), -100)
-        for row, index in enumerate(part):
-            tokens, start = encoded[index]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            targets[row, start : len(tokens)] = torch.tensor(tokens[start:])
-        return part, ids, targets
+            self.batches.append(_collate(part, rows))
 
     @torch.inference_mode()
     def score(self, model: PreTrainedModel, label: str = "") -> list[Scored]:
-        """One `Scored` for each row, in the order given. Right padding needs no mask: it is causal."""
-        found: list[Scored | None] = [None] * self.size
+        """One `Scored` a row, in the order given. Causal models need no mask for right padding."""
+        found: dict[int, Scored] = {}
         batches = progress.track(self.batches, label, len(self.batches)) if label else self.batches
         for part, ids, targets in batches:
             ids, targets = ids.to(model.device), targets[:, 1:].to(model.device)
-            logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
             keep = targets != -100
-            nll = F.cross_entropy(logits[keep], targets[keep], reduction="none")
-            hit = logits[keep].argmax(-1) == targets[keep]
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1][keep].float()
+            wanted = targets[keep]
+            nll = torch.nn.functional.cross_entropy(logits, wanted, reduction="none").double()
+            hit = logits.argmax(-1) == wanted
             counts = keep.sum(1).tolist()
-            sums = [float(piece.double().sum()) for piece in nll.split(counts)]
-            exact = [bool(piece.all()) for piece in hit.split(counts)]
-            for row, index in enumerate(part):
-                found[index] = Scored(sums[row], counts[row], self.num_bytes[index], exact[row])
-        return [scored for scored in found if scored is not None]
+            pieces = zip(torch.split(nll, counts), torch.split(hit, counts), strict=True)
+            for index, count, (losses, hits) in zip(part, counts, pieces, strict=True):
+                exact = bool(hits.all())
+                found[index] = Scored(float(losses.sum()), count, self.num_bytes[index], exact)
+        return [found[index] for index in range(len(self.num_bytes))]
+
+
+def _collate(part: list[int], rows: list[Encoded]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    width = max(len(rows[index].ids) for index in part)
+    ids = torch.zeros((len(part), width), dtype=torch.long)
+    targets = torch.full((len(part), width), -100)
+    for line, index in enumerate(part):
+        row = rows[index]
+        ids[line, : len(row.ids)] = torch.tensor(row.ids)
+        targets[line, row.start : len(row.ids)] = torch.tensor(row.ids[row.start :])
+    return part, ids, targets

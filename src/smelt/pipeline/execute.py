@@ -1,7 +1,6 @@
-"""Run the stages of a recipe for every seed; finished ones are skipped by the hash of their content."""
+"""Run the stages of a recipe for every seed; finished ones are skipped by content hash."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from smelt import __version__
 from smelt.core import digest, progress
 from smelt.core.errors import UserError
+from smelt.core.run import write_atomic
 from smelt.pipeline.recipe import RunRecipe, Stage, located
 from smelt.pipeline.workers import run_jobs
 
@@ -20,18 +20,15 @@ def _own(out: Path) -> None:
     """Refuse a folder with other people's files in it: stages inside it will be replaced."""
     if out.exists() and not out.is_dir():
         raise UserError(out, "not a folder", "a folder for the results")
-    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+    # A first start that was killed may have left no more than the mark, half written.
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if names - {f"{MARK}.partial"} and MARK not in names:
         raise UserError(out, "a folder that is not ours", "a new or empty folder", "another --out")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file by one rename."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def run_seed(stages: list[Stage], seed: int, out: Path, device: str, verb_of: Callable[[str], Execute]) -> None:
+def run_seed(
+    stages: list[Stage], seed: int, out: Path, device: str, verb_of: Callable[[str], Execute]
+) -> None:
     """All stages of one seed, in order."""
     folder = out / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +52,10 @@ def execute_run(
     """
     out = out.absolute()
     _own(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(out, f"cannot write ({error.strerror})", "a folder for results") from error
     content = recipe.model_dump(mode="json")
     write_atomic(out / MARK, json.dumps(content, indent=1, sort_keys=True) + "\n")
     (out / "run.json").unlink(missing_ok=True)

@@ -45,7 +45,7 @@ class RunRecipe(Recipe):
     """Seeds that run at the same time, each in a process of its own."""
     threads: int = Field(default=1, gt=0)
     """CPU threads of each worker. Part of the result: sums in another order round differently."""
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = Field(default={})
     """Numbers (or lists, texts) that stages name as `$key`."""
     stages: list[Stage] = Field(default=[], min_length=1)
     """What runs, in order."""
@@ -88,6 +88,9 @@ def _extended(data: dict[str, Any], where: str, depth: int) -> dict[str, Any]:
     if not isinstance(below, dict):
         raise UserError(path, "no mapping in it", "a run recipe")
     below = _extended(below, str(path), depth + 1)
+    for place, content in ((path, below), (where, data)):
+        if not isinstance(content.get("values") or {}, dict):
+            raise UserError(f"{place}: values", "no mapping", "names with their values")
     values = {**(below.get("values") or {}), **(data.get("values") or {})}
     return {**below, **data, "values": values}
 

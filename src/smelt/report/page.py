@@ -7,7 +7,7 @@ from typing import Any
 
 from smelt.core.errors import UserError, needs
 from smelt.report.evaluated import rows_of
-from smelt.report.records import EvalRecord
+from smelt.report.records import EvalRecord, PipelineRecord
 from smelt.report.stages import Stage, by_name, gather
 from smelt.report.tables import markdown_table
 
@@ -67,7 +67,10 @@ def render(runs: list[Path], *, command: str) -> str:
     )
     environment.filters["duration"] = duration
     seeds = sorted({stage.seed for stage in stages})
+    titles = [s.record.title for s in stages if isinstance(s.record, PipelineRecord)]
     names = [Path(os.path.abspath(run)).name for run in runs]
+    if len(runs) == 1 and titles and titles[0]:
+        names = titles[:1]
     return environment.get_template("page.html.j2").render(
         title=", ".join(names), command=command, sections=sections, seeds=seeds,
         results=len(stages), mark=markupsafe.Markup(MARK),

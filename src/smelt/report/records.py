@@ -1,7 +1,7 @@
 """What the report reads of each verb's run record. Damaged records become user errors here."""
 
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -33,7 +33,7 @@ class Score(Part):
     unparsed: NonNegativeInt = 0
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _possible(self) -> "Score":
         if self.correct > self.total:
             raise ValueError("more correct answers than answers")
         return self
@@ -108,6 +108,7 @@ class EvalRecord(Record):
     scores: dict[str, dict[str, Score]] = {}
     groups: dict[str, list[str]] = {}
     roles: dict[str, str] = {}
+    majority: dict[str, float] = {}
 
 
 class ExportRecord(Record):
@@ -116,6 +117,7 @@ class ExportRecord(Record):
 
 
 class PipelineRecord(Record):
+    title: str = ""
     stages: list[StageEntry] = []
 
 

@@ -1,0 +1,1 @@
+"""Search over merge parameters: the space, the loop, the journal."""

@@ -1,8 +1,9 @@
 """What a search algorithm is: it asks for genomes in the unit box and is told their fitness."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """Maximises. Deterministic for a seed and the same answers, so a journal can be replayed."""
 
@@ -15,5 +16,5 @@ class Algorithm(Protocol):
         ...
 
     def final(self) -> list[list[float]]:
-        """Candidates worth one last look when the budget ends."""
+        """Candidates worth one last look when the budget ends; always the same number of them."""
         ...

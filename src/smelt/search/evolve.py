@@ -17,11 +17,11 @@ WORST = -1e9
 
 @dataclass(frozen=True)
 class Result:
-    """The best genome, its fitness, the fitness of the start point and the number of evaluations."""
+    """The best genome, its fitness, that of the start (None: it failed), the number scored."""
 
     genome: list[float]
     best: float
-    start: float
+    start: float | None
     evaluations: int
 
 
@@ -42,7 +42,7 @@ def evolve(
     evaluations: int,
     label: str,
 ) -> Result:
-    """Maximise `fitness` over genomes within a budget.
+    """Maximise `fitness` over genomes; `evaluations` candidates are scored at most.
 
     Every candidate is a row of `journal`; rows already there are replayed instead of scored, so
     that the same seed and answers give the same journal, interrupted or not. A candidate that
@@ -50,11 +50,13 @@ def evolve(
     """
     known = _read(journal)
     journal.write_text("".join(json.dumps(row) + "\n" for row in known))
-    best, best_genome, start, count = WORST, None, math.nan, 0
+    best, best_genome, count = WORST, None, 0
+    start: float | None = None
+    generation = 0
 
     with progress.Bar(label, evaluations) as bar, journal.open("a") as stream:
 
-        def score(genome: list[float], generation: int) -> float:
+        def score(genome: list[float]) -> float:
             nonlocal best, best_genome, start, count
             if count < len(known):
                 row = known[count]
@@ -67,7 +69,8 @@ def evolve(
                     if not math.isfinite(value):
                         value, error = None, "not a number"
                 except UserError as problem:
-                    error = str(problem)
+                    # The tensor, not the recipe's path: journals are the same in every folder.
+                    error = f"{problem.where.rpartition(': ')[2]}: {problem.found}"
                 top = max(best, WORST if value is None else value)
                 row = {"candidate": count, "generation": generation, "genome": genome}
                 row |= {"fitness": value, "best": None if top == WORST else top, "error": error}
@@ -75,22 +78,24 @@ def evolve(
                 stream.flush()
             found = WORST if row["fitness"] is None else float(row["fitness"])
             if count == 0:
-                start = found
-            if found > best or best_genome is None:
+                start = row["fitness"]
+            if found > best:
                 best, best_genome = found, genome
             count += 1
             bar.move()
             return found
 
-        generation = 0
-        while count < evaluations:
+        while True:
             genomes = algorithm.ask()
-            if count and count + len(genomes) > evaluations:
+            room = evaluations - count - len(algorithm.final())
+            if len(genomes) > room:
                 break  # a part of a population cannot be told
-            algorithm.tell(genomes, [score(genome, generation) for genome in genomes])
+            algorithm.tell(genomes, [score(genome) for genome in genomes])
             generation += 1
-        for genome in algorithm.final():
-            score(genome, generation)
-    if best_genome is None or best == WORST:
+        # A budget below one population still scores what it can, the start first.
+        last = genomes[: max(1, room)] if count == 0 else []
+        for genome in [*last, *algorithm.final()][: evaluations - count]:
+            score(genome)
+    if best_genome is None:
         raise UserError(journal, "no candidate could be scored", "a start that merges")
     return Result(best_genome, best, start, count)

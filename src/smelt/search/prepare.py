@@ -9,7 +9,7 @@ from smelt.core import config, registry
 from smelt.core.errors import UserError
 from smelt.data.document import Document, read_jsonl
 from smelt.merge.apply import InMemory
-from smelt.merge.plan import plan
+from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe, parse_recipe
 from smelt.search.recipe import SearchSection
 from smelt.search.space import Gene, Space, find_genes, group_tensors, without_marks
@@ -27,11 +27,15 @@ class Ready:
     start: Callable[[InMemory], list[float]]
 
 
-def parse_keys(data: dict[str, Any], where: str) -> tuple[SearchSection, dict[str, Any], list[Gene]]:
+def parse_keys(
+    data: dict[str, Any], where: str
+) -> tuple[SearchSection, dict[str, Any], list[Gene]]:
     """The search section, the merge recipe around it, its genes; no file is looked at."""
     merge_data = {key: value for key, value in data.items() if key not in ("search", "verb")}
-    section = config.parse(SearchSection, data.get("search"), f"{where}: search", "smelt show verb search")
-    registry.check_keywords("search-algorithm", section.algorithm, section.options, f"{where}: options")
+    see = "smelt show verb search"
+    section = config.parse(SearchSection, data.get("search"), f"{where}: search", see)
+    place = f"{where}: search.options"
+    registry.check_keywords("search-algorithm", section.algorithm, section.options, place)
     parse_recipe(merge_data, where)  # `search` is a word, which every setting may be
     return section, merge_data, find_genes(merge_data, where)
 
@@ -62,7 +66,8 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
 def _warm_file(text: str, where: str) -> Path:
     path = Path(text) / "best.yaml" if Path(text).is_dir() else Path(text)
     if not path.is_file():
-        raise UserError(f"{where}: warm_start", f"no such recipe: {path}", "a recipe or search result")
+        expected = "a recipe or the result folder of a search"
+        raise UserError(f"{where}: warm_start", f"no such recipe: {path}", expected)
     return path
 
 
@@ -78,27 +83,40 @@ def _fitness_rows(section: SearchSection, where: str) -> dict[str, list[Document
             rows[row.domain].append(row)
     for name, found in rows.items():
         if not found:
-            raise UserError(f"{where}: search.fitness", f"no rows of domain '{name}'", str(sorted(seen)))
+            known = ", ".join(sorted(seen)) or "none"
+            raise UserError(f"{where}: search.fitness", f"no pairs of domain '{name}'", known)
     return rows
 
 
 def _start(space: Space, memory: InMemory, warm: Path | None, where: str) -> list[float]:
-    """The method's defaults, or the values of a warm start, as a genome."""
-    values: Callable[[str], dict[str, Any]] = memory.values
+    """The recipe's plain values, or those of a warm start, as a genome (clipped to its ranges).
+
+    A group that had several values starts at that of its first tensor.
+    """
+    chosen = memory.plan
     if warm is not None:
         recipe = parse_recipe(_absolute(config.read_yaml(warm), warm.parent), str(warm))
-        by_name = {item.entry.name: item.values for item in plan(recipe, str(warm)).tensors}
-        if sorted(by_name) != sorted(memory.names):
-            raise UserError(f"{where}: warm_start", f"{warm} merges other tensors", "the same models")
-        values = by_name.__getitem__
-    found = []
+        chosen = plan(recipe, str(warm))
+        if _merged(chosen) != _merged(memory.plan):
+            found = f"{warm} merges other models, or by another method"
+            raise UserError(f"{where}: warm_start", found, "the same models and method")
+    values = {item.entry.name: item.values for item in chosen.tensors}
+    rows = []
     for gene in space.genes:
         row = []
         for group in space.groups:
-            value = values(min(group.tensors))[gene.name]
-            row.append(float(value if gene.model is None else value[gene.model]))
-        found.append(row)
-    return space.encode(found)
+            value = values[min(group.tensors)][gene.name]
+            if gene.model is not None:
+                value = value[space.place(gene, memory.experts)]
+            row.append(float(value))
+        rows.append(row)
+    return space.encode(rows)
+
+
+def _merged(found: MergePlan) -> list[Any]:
+    """What two recipes must share so that the values of one are meant for the other."""
+    folders = [found.models[model].folder.resolve() for model, _ in found.tensors[0].experts]
+    return [found.method.name, folders, [item.entry.name for item in found.tensors]]
 
 
 def _absolute(data: Any, folder: Path) -> Any:
@@ -110,7 +128,9 @@ def _absolute(data: Any, folder: Path) -> Any:
         moved["base_model"] = _locate(moved["base_model"], folder)
     if isinstance(moved.get("models"), list):
         moved["models"] = [
-            {**entry, "model": _locate(str(entry.get("model")), folder)} if isinstance(entry, dict) else entry
+            {**entry, "model": _locate(entry["model"], folder)}
+            if isinstance(entry, dict) and isinstance(entry.get("model"), str)
+            else entry
             for entry in moved["models"]
         ]
     return moved

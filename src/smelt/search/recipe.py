@@ -1,6 +1,6 @@
 """The search recipe: a merge recipe with `search` in place of values, and how to search."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ class Fitness(Recipe):
 
     data: str
     """JSONL rows of instruction-response pairs."""
-    domains: dict[str, float] = Field(min_length=1)
+    domains: dict[str, Annotated[float, Field(gt=0)]] = Field(min_length=1)
     """Domain of the rows -> weight in the mean."""
     limit: int = Field(default=150, gt=0)
     """At most this many rows of each domain."""
@@ -30,9 +30,9 @@ class SearchSection(Recipe):
     """Plug-in of kind search-algorithm."""
     evaluations: int = Field(default=100, gt=0)
     """Candidates merged and scored."""
-    layer_groups: int | Literal["all"] = 1
+    layer_groups: Annotated[int, Field(gt=0)] | Literal["all"] = 1
     """Consecutive groups of layers with values of their own; 1: one value for the whole model."""
     warm_start: str | None = None
     """Merge recipe (YAML), or the result folder of a search, whose values are the start."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """Keywords of the algorithm."""

@@ -1,12 +1,13 @@
 """Genome and recipe: every `search` in a merge recipe becomes one gene per layer group."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smelt.checkpoint.layout import layer_of
 from smelt.core.errors import UserError
-from smelt.merge.method import Parameter, load_method
+from smelt.merge.method import DEFAULT, Method, load_method
+from smelt.merge.parameters import matches
 
 MARK = "search"
 
@@ -61,17 +62,28 @@ class Space:
         """Index of the group of a tensor."""
         return next(i for i, group in enumerate(self.groups) if tensor in group.tensors)
 
-    def parameters(self, genome: list[float], tensor: str, models: int) -> dict[str, Any]:
-        """Keyword values of the merge method for one tensor."""
+    def parameters(
+        self, genome: list[float], tensor: str, plain: dict[str, Any], experts: list[str]
+    ) -> dict[str, Any]:
+        """Keyword values of the merge method for one tensor.
+
+        plain: the values that the recipe gives it without any gene; experts: names of the models
+        in the order of per-expert values (which leaves out, or moves, the base).
+        """
         group = self.group_of(tensor)
-        found: dict[str, Any] = {}
+        found = dict(plain)
         for index, gene in enumerate(self.genes):
             value = self.value(genome, index, group)
             if gene.model is None:
                 found[gene.name] = value
             else:
-                found.setdefault(gene.name, [None] * models)[gene.model] = value
+                found[gene.name] = list(found[gene.name])
+                found[gene.name][self.place(gene, experts)] = value
         return found
+
+    def place(self, gene: Gene, experts: list[str]) -> int:
+        """Where the value of a gene stands among per-expert values."""
+        return experts.index(self.data["models"][gene.model]["model"])
 
     def recipe(self, genome: list[float]) -> dict[str, Any]:
         """A plain merge recipe with the values of a genome (filters by layer when grouped)."""
@@ -94,11 +106,16 @@ def _marked(settings: dict[str, Any] | None) -> list[str]:
     return [key for key, value in (settings or {}).items() if value == MARK]
 
 
-def _gene(key: str, parameters: dict[str, Parameter], model: int | None, where: str) -> Gene:
-    parameter = parameters.get(key)
+def _gene(key: str, method: Method, model: int | None, where: str) -> Gene:
+    parameter = method.parameters.get(method.aliases.get(key, key))
     if parameter is None or parameter.span is None or parameter.span.boolean:
-        known = [name for name, item in parameters.items() if item.span and not item.span.boolean]
-        raise UserError(where, f"'{key}' cannot be searched", f"one of: {', '.join(known)}")
+        numbers = [
+            name for name, one in method.parameters.items() if one.span and not one.span.boolean
+        ]
+        raise UserError(where, f"'{key}' cannot be searched", f"one of: {', '.join(numbers)}")
+    if model is not None and not parameter.per_expert:
+        expected = "the top level: it is one value for all models"
+        raise UserError(where, f"'{key}' searched for one model", expected)
     span = parameter.span
     return Gene(parameter.key, parameter.name, model, span.search_low, span.search_high)
 
@@ -106,28 +123,36 @@ def _gene(key: str, parameters: dict[str, Parameter], model: int | None, where: 
 def find_genes(data: dict[str, Any], where: str) -> list[Gene]:
     """The genes of a recipe, shared ones first. Raises UserError when nothing says `search`.
 
-    A per-expert parameter marked at the top level is searched for every model.
+    A per-expert parameter marked at the top level is searched for every model that does not set
+    it; the base, where it is no expert, has none.
     """
-    method = load_method(data.get("merge_method", "task_arithmetic"))
-    parameters = {**method.parameters}
-    parameters |= {alias: method.parameters[key] for alias, key in method.aliases.items()}
-    genes = []
+    method = load_method(data.get("merge_method", DEFAULT))
     models = data.get("models")
     if not isinstance(models, list):
         raise UserError(where, "no list of models", "a search merges whole models")
+    apart = data.get("base_model") if method.needs_base else None
+    genes: list[Gene] = []
     for key in _marked(data.get("parameters")):
-        gene = _gene(key, parameters, None, f"{where}: parameters.{key}")
-        if parameters[key].per_expert:
-            genes += [
-                Gene(gene.key, gene.name, index, gene.low, gene.high) for index in range(len(models))
-            ]
-        else:
+        gene = _gene(key, method, None, f"{where}: parameters.{key}")
+        if not method.parameters[gene.key].per_expert:
             genes.append(gene)
+            continue
+        for index, entry in enumerate(models):
+            own = {method.aliases.get(name, name) for name in entry.get("parameters") or {}}
+            if gene.key not in own and entry["model"] != apart:
+                genes.append(replace(gene, model=index))
     for index, entry in enumerate(models):
-        for key in _marked(entry.get("parameters") if isinstance(entry, dict) else None):
-            genes.append(_gene(key, parameters, index, f"{where}: models[{index}].parameters.{key}"))
+        for key in _marked(entry.get("parameters")):
+            place = f"{where}: models[{index}].parameters.{key}"
+            if entry["model"] == apart:
+                raise UserError(place, "searched for the base", "an expert: the base has no value")
+            genes.append(_gene(key, method, index, place))
     if not genes:
         raise UserError(where, "nothing to search", "a parameter set to 'search'")
+    seen = [(gene.key, gene.model) for gene in genes]
+    if len(set(seen)) < len(seen):
+        twice = next(key for key, model in seen if seen.count((key, model)) > 1)
+        raise UserError(where, f"'{twice}' is searched twice", "one of its names")
     return genes
 
 
@@ -152,19 +177,25 @@ def group_tensors(names: list[str], layer_groups: int | str, where: str) -> list
     layers = sorted({layer for name in names if (layer := layer_of(name)) is not None})
     count = len(layers) if layer_groups == "all" else int(layer_groups)
     if count > len(layers):
-        raise UserError(f"{where}: layer_groups", f"found {count}", f"at most {len(layers)}, or all")
+        raise UserError(
+            f"{where}: layer_groups", f"found {count}", f"at most {len(layers)}, or all"
+        )
     groups = []
     for index in range(count):
         part = layers[index * len(layers) // count : (index + 1) * len(layers) // count]
         inside = [name for name in names if layer_of(name) in part]
-        patterns = dict.fromkeys(_prefix(name, layer_of(name)) for name in inside)
+        patterns = tuple(dict.fromkeys(_prefix(name) for name in inside))
+        for name in set(names) - set(inside):
+            if any(matches(pattern, name) for pattern in patterns):
+                found = f"a filter for layers {part} would match '{name}', too"
+                raise UserError(f"{where}: layer_groups", found, "1: this model has no groups")
         label = f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}"
-        groups.append(Group(f"layer {label}", frozenset(inside), tuple(patterns)))
+        groups.append(Group(f"layer {label}", frozenset(inside), patterns))
     outside = frozenset(name for name in names if layer_of(name) is None)
     return [*groups, Group("other", outside, ("*",))] if outside else groups
 
 
-def _prefix(name: str, layer: int | None) -> str:
-    """The part of a tensor name up to its layer number, which as a filter matches that layer only."""
-    head, _, _ = name.partition(f".{layer}.")
-    return f"{head}.{layer}."
+def _prefix(name: str) -> str:
+    """A tensor name up to its layer number: as a filter it matches that layer only."""
+    mark = f".{layer_of(name)}."
+    return name.partition(mark)[0] + mark

@@ -5,7 +5,7 @@ A batch is a pure function of (recipe, seed, step), so that resuming needs no sa
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -51,12 +51,19 @@ class Batch:
     spans: list[Span]
     target: FusedTarget | None = None
     """Distributions of other models; its rows are places in the flattened batch."""
+    num_tokens: int | None = None
+    """Ids of the tokenizer that the distributions are over; a head may be padded beyond them."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
-        moved = [t.to(device) for t in (self.ids, self.positions, self.labels, self.response)]
-        target = self.target.to(device) if self.target is not None else None
-        return Batch(*moved, self.spans, target)
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            labels=self.labels.to(device),
+            response=self.response.to(device),
+            target=self.target.to(device) if self.target is not None else None,
+        )
 
 
 def matches(document: Document, where: dict[str, str | list[str]]) -> bool:
@@ -70,7 +77,7 @@ def matches(document: Document, where: dict[str, str | list[str]]) -> bool:
 
 def read_part(part: Part, tokenizer: TextTokenizer, context: int, where: str) -> list[Row]:
     """The rows of one part of a mixture. Long plain text is cut into pieces of the context;
-    a pair that does not fit is left out. Raises UserError when nothing is left."""
+    a pair that does not fit is left out. Raises UserError when nothing is left to predict."""
     documents = [d for d in read_jsonl(Path(part.path)) if matches(d, part.where)]
     rows: list[Row] = []
     too_long = 0
@@ -79,7 +86,8 @@ def read_part(part: Part, tokenizer: TextTokenizer, context: int, where: str) ->
         if document.prompt and len(ids) > context:
             too_long += 1
             continue
-        for begin in range(0, max(1, len(ids) - 1), context):
+        # A piece of one token (an empty text, or the end alone) has nothing to predict.
+        for begin in range(0, len(ids) - 1, context):
             piece = ids[begin : begin + context]
             rows.append(Row(document.id, piece, start if document.prompt else 1))
     if not rows:

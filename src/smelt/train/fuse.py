@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
 from smelt.core import config, registry
 from smelt.core.config import Recipe
 from smelt.core.errors import UserError
@@ -21,7 +22,8 @@ from smelt.fuse.target import join
 from smelt.fuse.targets import Targets, build_targets
 from smelt.models.load import load_model
 from smelt.train.batches import Batch, matches
-from smelt.train.recipe import Optimizer, Phase, TrainRecipe
+from smelt.train.loop import placements, read_mixtures
+from smelt.train.recipe import Optimizer, Phases, TrainRecipe
 
 
 class FuseRecipe(Recipe):
@@ -33,7 +35,7 @@ class FuseRecipe(Recipe):
     """Checkpoint folder that the target model starts from; its tokenizer is the common one."""
     sources: dict[str, str] = Field(min_length=1)
     """Name -> checkpoint folder, of any architecture and tokenizer."""
-    phases: list[Phase] = Field(min_length=1)
+    phases: Phases
     """Steps and mixtures, as in a train recipe; every row must be an instruction-response pair."""
     rule: Literal["min_ce", "avg_ce"] = "min_ce"
     """Who teaches a row: the model with the least cross-entropy, or all, weighted by it."""
@@ -45,7 +47,7 @@ class FuseRecipe(Recipe):
     """Plug-in of kind alignment."""
     loss: str = "lumped_kl"
     """Plug-in of kind loss."""
-    loss_options: dict[str, Any] = {}
+    loss_options: dict[str, Any] = Field(default={})
     """Keywords of the loss."""
     ce_weight: float = Field(default=0.9, ge=0, le=1)
     """Share of plain cross-entropy in the loss (lambda of FuseLLM)."""
@@ -55,7 +57,7 @@ class FuseRecipe(Recipe):
     """As in a train recipe."""
     context: int = Field(default=128, gt=1)
     """As in a train recipe."""
-    freeze: list[str] = []
+    freeze: list[str] = Field(default=[])
     """As in a train recipe."""
     log_every: int = Field(default=10, gt=0)
     """As in a train recipe."""
@@ -66,7 +68,11 @@ class FuseRecipe(Recipe):
         """The train recipe of the distillation."""
         shared = set(TrainRecipe.model_fields) & set(FuseRecipe.model_fields) - {"verb"}
         fields = {name: getattr(self, name) for name in shared}
-        options = {"loss": self.loss, "loss_options": self.loss_options, "ce_weight": self.ce_weight}
+        options = {
+            "loss": self.loss,
+            "loss_options": self.loss_options,
+            "ce_weight": self.ce_weight,
+        }
         return TrainRecipe(**fields, stage="distill", model=self.pivot, options=options)
 
 
@@ -108,6 +114,17 @@ def rows_of(recipe: FuseRecipe, where: str) -> list[Document]:
     return list(found.values())
 
 
+def rows_read(
+    recipe: FuseRecipe, rows: list[Document], tokenizer: TextTokenizer, seed: int
+) -> list[Document]:
+    """Those of the rows that the training will read (placements are a function of the seed), so
+    that no model is asked about the others."""
+    training = recipe.training()
+    mixtures = read_mixtures(training, tokenizer)
+    read = {span.row.id for spans in placements(training, mixtures, seed=seed) for span in spans}
+    return [row for row in rows if row.id in read]
+
+
 def capture_all(
     recipe: FuseRecipe, rows: list[Document], folder: Path, device: torch.device
 ) -> tuple[Targets, dict[str, int]]:
@@ -132,8 +149,6 @@ def _capture(
     store: Path,
     device: torch.device,
 ) -> Source:
-    from smelt.checkpoint.tokenizer import open_tokenizer
-
     tokenizer, eos_id = read_tokenizer(model_folder), open_tokenizer(model_folder).eos_id
     found: LogitStore = capturing.capture(
         load_model(model_folder, device),
@@ -151,13 +166,15 @@ def _capture(
 
 def attach(targets: Targets, index: dict[str, int]) -> Callable[[Batch], Batch]:
     """A function that gives a packed batch the distributions of its rows."""
+    num_tokens = int(targets.aligned[0].store.meta["vocab"])  # of the pivot, which comes first
 
     def prepare(batch: Batch) -> Batch:
         width = batch.ids.shape[1]
         found = [targets.of(index[span.row.id]) for span in batch.spans]
         starts = [span.line * width + span.offset for span in batch.spans]
         kept = [(t, s) for t, s in zip(found, starts, strict=True) if len(t)]
-        return replace(batch, target=join([t for t, _ in kept], [s for _, s in kept]))
+        target = join([t for t, _ in kept], [s for _, s in kept])
+        return replace(batch, target=target, num_tokens=num_tokens)
 
     return prepare
 

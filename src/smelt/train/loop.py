@@ -1,6 +1,7 @@
 """The training loop: plain torch, exact resume, one loss curve. (design/training.md 0, 5)"""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -13,12 +14,14 @@ from transformers import PreTrainedModel
 from smelt.checkpoint.tokenizer import TextTokenizer
 from smelt.core import progress
 from smelt.core.errors import UserError
+from smelt.core.seed import seed_for
 from smelt.train import batches, state
-from smelt.train.batches import Batch, Span
-from smelt.train.recipe import Optimizer, TrainRecipe
+from smelt.train.batches import Batch, Row, Span
+from smelt.train.recipe import Optimizer, Part, TrainRecipe
 from smelt.train.schedule import learning_rate, phase_at
 
 Loss = Callable[[PreTrainedModel, Batch], Tensor]
+Mixture = list[tuple[Part, list[Row]]]
 
 
 def freeze(model: PreTrainedModel, patterns: list[str]) -> None:
@@ -48,8 +51,37 @@ def make_optimizer(model: PreTrainedModel, recipe: Optimizer) -> torch.optim.Opt
 
 def _keep_metrics(path: Path, step: int) -> list[str]:
     """Lines of the loss curve up to a step (what came after the resumed state is done again)."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    text = path.read_text() if path.is_file() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # a line cut by a kill is none
     return [line for line in lines if json.loads(line)["step"] <= step]
+
+
+def read_mixtures(recipe: TrainRecipe, tokenizer: TextTokenizer) -> list[Mixture]:
+    """The rows of every phase, read before the first step so that no error comes late."""
+    known: dict[str, list[Row]] = {}
+    mixtures: list[Mixture] = []
+    for index, phase in enumerate(recipe.phases):
+        mixtures.append([])
+        for part in phase.mixture:
+            key = json.dumps([part.path, part.where], sort_keys=True)
+            if key not in known:
+                place = f"phases[{index}]"
+                known[key] = batches.read_part(part, tokenizer, recipe.context, place)
+            mixtures[-1].append((part, known[key]))
+    return mixtures
+
+
+def placements(
+    recipe: TrainRecipe, mixtures: list[Mixture], *, seed: int, first: int = 0
+) -> Iterator[list[Span]]:
+    """What every step reads, from step `first` to the end of the last phase."""
+    for phase, parts in zip(recipe.phases, mixtures, strict=True):
+        endless = batches.plans(
+            parts, phase, lines=recipe.batch_rows, context=recipe.context, seed=seed
+        )
+        skipped = min(first, phase.steps)
+        first -= skipped
+        yield from islice(endless, skipped, phase.steps)
 
 
 def train_loop(
@@ -66,10 +98,12 @@ def train_loop(
     """Train `model` in place; `folder` gets metrics.jsonl and the resumable states.
 
     prepare: adds to a batch what the loss needs (teacher distributions). The same arguments give
-    the same weights, interrupted or not. Returns final_loss (mean of the last logged window),
-    steps and tokens. Raises UserError when the loss stops being a number.
+    the same weights, interrupted or not; the caller removes the states once the weights are safe.
+    Returns final_loss (mean of the last logged window), steps and tokens. Raises UserError when
+    the loss stops being a number.
     """
     freeze(model, recipe.freeze)
+    mixtures = read_mixtures(recipe, tokenizer)
     optimizer = make_optimizer(model, recipe.optimizer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     done = state.load(folder, model, optimizer)
@@ -79,29 +113,21 @@ def train_loop(
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     window: list[float] = []
     saved = time.monotonic()
-    opened = -1
-    placements: Iterator[list[Span]] = iter(())
     model.train()
     with (
         progress.Bar(label, recipe.steps, done) as bar,
         (folder / "metrics.jsonl").open("a") as curve,
     ):
-        for step in range(done, recipe.steps):
-            index, inner = phase_at(recipe, step)
-            phase = recipe.phases[index]
-            if opened != index:
-                parts = [
-                    (part, batches.read_part(part, tokenizer, recipe.context, f"phases[{index}]"))
-                    for part in phase.mixture
-                ]
-                endless = batches.plans(
-                    parts, phase, lines=recipe.batch_rows, context=recipe.context, seed=seed
-                )
-                opened, placements = index, islice(endless, inner, None)
-            spans = next(placements)
+        for step, spans in enumerate(placements(recipe, mixtures, seed=seed, first=done), done):
+            phase = recipe.phases[phase_at(recipe, step)[0]]
             batch = batches.collate(spans, recipe.batch_rows, recipe.context, tokenizer.pad_id)
+            # Dropout must not depend on how many steps this process has made.
+            torch.manual_seed(seed_for(seed, "step", str(step)))
             loss = loss_of(model, prepare(batch).to(model.device))
-            loss.backward()
+            window.append(float(loss.detach()))
+            if not math.isfinite(window[-1]):
+                raise UserError(label, f"the loss is not a number at step {step}", "a lower lr")
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(trained, recipe.optimizer.clip)
             rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
@@ -109,9 +135,6 @@ def train_loop(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             tokens += sum(len(span.row.ids) for span in spans)
-            window.append(float(loss.detach()))
-            if window[-1] != window[-1]:
-                raise UserError(label, f"the loss is not a number at step {step}", "a lower lr")
             bar.move()
             if (step + 1) % recipe.log_every == 0 or step + 1 == recipe.steps:
                 final = sum(window) / len(window)
@@ -122,6 +145,5 @@ def train_loop(
                 if time.monotonic() - saved >= recipe.checkpoint_seconds:
                     state.save(folder, step + 1, model, optimizer)
                     saved = time.monotonic()
-    state.remove(folder)
-    model.eval()
+    model.train(False)
     return {"final_loss": round(final, 6), "steps": recipe.steps, "tokens": tokens}

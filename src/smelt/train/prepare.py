@@ -1,11 +1,12 @@
 """What a training run needs before it starts: a checked recipe, its inputs, its model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 
+from smelt.checkpoint.reader import Checkpoint, read_json
 from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
 from smelt.core import config, registry
 from smelt.core.errors import UserError
@@ -34,17 +35,21 @@ def read_recipe_data(data: dict[str, Any], where: str) -> TrainRecipe:
                 found = f"no such file: {part.path}"
                 raise UserError(f"{where}: phases[{index}]", found, "a JSONL file of rows")
     if recipe.model is not None:
-        from smelt.checkpoint.reader import Checkpoint
-
         folder = Checkpoint.open(recipe.model).folder
         tokenizer = open_tokenizer(recipe.tokenizer or folder)
-        rows = load.config_of(folder).get("vocab_size")
+        model_config = read_json(folder / "config.json")
+        rows = model_config.get("vocab_size")
         if isinstance(rows, int) and tokenizer.size > rows:
             found = f"tokenizer {tokenizer.folder} has {tokenizer.size} ids, the model {rows} rows"
             expected = "the tokenizer that the model was trained with"
             raise UserError(f"{where}: tokenizer", found, expected)
     else:
-        open_tokenizer(str(recipe.tokenizer))
+        tokenizer = open_tokenizer(str(recipe.tokenizer))
+        model_config = load.fresh_config(recipe.architecture or {}, tokenizer).to_dict()
+    limit = load.context_of(model_config)
+    if recipe.context > limit:
+        found = f"context {recipe.context}, the model has {limit}"
+        raise UserError(f"{where}: context", found, "at most the model's context")
     return recipe
 
 
@@ -69,10 +74,7 @@ def open_model(
         load.check_fits(model, tokenizer, where)
     else:
         model = load.fresh_model(recipe.architecture or {}, tokenizer, seed_for(seed, "init"))
-        model = model.to(device)
-    if recipe.context > load.context_length(model):
-        found = f"context {recipe.context}, the model has {load.context_length(model)}"
-        raise UserError(f"{where}: context", found, "at most the model's context")
+        cast(Any, model).to(device)
     return model, tokenizer
 
 
@@ -93,5 +95,7 @@ def describe(recipe: TrainRecipe, where: str) -> list[str]:
                 f"share {part.weight / total:.0%}, about {read / held:.1f} epochs"
             )
     states = 4 * 4 * load.count_parameters(model) / 2**20
-    lines.append(f"memory: about {states:.0f} MB of weights, gradients and optimiser, plus activations")
+    lines.append(
+        f"memory: about {states:.0f} MB of weights, gradients and optimiser, plus activations"
+    )
     return lines

@@ -1,8 +1,8 @@
-"""The train recipe: a model or a fresh architecture, phases with their mixtures, and the optimiser."""
+"""The train recipe: a model or a fresh architecture, phases with mixtures, the optimiser."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from smelt.core.config import Recipe
 
@@ -16,7 +16,7 @@ class Part(Recipe):
     """JSONL file of rows (see docs/data.md)."""
     weight: float = Field(default=1.0, gt=0)
     """Share of the tokens, relative to the other parts."""
-    where: dict[str, str | list[str]] = {}
+    where: dict[str, str | list[str]] = Field(default={})
     """Keep rows whose field (domain, source, or a key of meta) is one of these values."""
 
 
@@ -24,7 +24,7 @@ class Phase(Recipe):
     """A run of steps with one mixture and one shape of the learning rate."""
 
     name: str = "main"
-    """Name shown in the loss curve."""
+    """Name shown in the loss curve, of one phase only."""
     steps: int = Field(gt=0)
     """Number of optimiser steps."""
     mixture: list[Part] = Field(min_length=1)
@@ -36,6 +36,19 @@ class Phase(Recipe):
     """Learning rate at the end of a decaying phase, as a share of `lr`."""
 
 
+def _distinct(phases: list[Phase]) -> list[Phase]:
+    # Data order and loss curve go by name: two phases of one name would read the same rows.
+    names = [phase.name for phase in phases]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"phases of different names, not '{name}' twice")
+    return phases
+
+
+Phases = Annotated[list[Phase], Field(min_length=1), AfterValidator(_distinct)]
+Factor = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimizer(Recipe):
     """AdamW with warmup and clipping."""
 
@@ -45,7 +58,7 @@ class Optimizer(Recipe):
     """Steps of linear warmup, once at the start of the run."""
     weight_decay: float = Field(default=0.01, ge=0)
     """On matrices only, never on norms and biases."""
-    betas: list[float] = Field(default=[0.9, 0.98], min_length=2, max_length=2)
+    betas: list[Factor] = Field(default=[0.9, 0.98], min_length=2, max_length=2)
     """AdamW's two averaging factors."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
@@ -64,7 +77,7 @@ class TrainRecipe(Recipe):
     """`model_type` and configuration keys of transformers, for a fresh model."""
     tokenizer: str | None = None
     """Tokenizer folder; default: the model's own."""
-    phases: list[Phase] = Field(min_length=1)
+    phases: Phases
     """What happens, in order."""
     optimizer: Optimizer = Optimizer()
     """Learning rate and its company."""
@@ -72,9 +85,9 @@ class TrainRecipe(Recipe):
     """Packed rows in a batch."""
     context: int = Field(default=128, gt=1)
     """Tokens in a packed row."""
-    freeze: list[str] = []
+    freeze: list[str] = Field(default=[])
     """Parameters whose name contains one of these are not trained."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """Keywords of the stage."""
     log_every: int = Field(default=10, gt=0)
     """Steps averaged into one point of the loss curve."""

@@ -16,11 +16,9 @@ def _newest(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def save(
-    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def save(folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Write the state after `step` steps; older states are removed once it is complete."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {f"model/{n}": p.detach() for p, n in names.items()}
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
@@ -29,7 +27,8 @@ def save(
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors")
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(whole, partial / "state.safetensors")
     (partial / "step.json").write_text(json.dumps({"step": step}))
     partial.rename(target)
     for path in folder.glob(f"{NAME}-*"):
@@ -51,12 +50,14 @@ def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer)
         kind, _, rest = full.partition("/")
         if kind == "optimizer":
             key, _, name = rest.partition("/")
-            device = "cpu" if key == "step" else parameters[name].device
-            optimizer.state[parameters[name]][key] = value.to(device)
+            # Fused AdamW keeps its step count, too, on the device of the parameter.
+            optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
     return int(json.loads((path / "step.json").read_text())["step"])
 
 
 def remove(folder: Path) -> None:
-    """Delete all states (the run is complete)."""
+    """Delete all states (the run is complete). A kill meanwhile leaves whole states or none."""
     for path in folder.glob(f"{NAME}-*"):
+        if path.suffix != ".partial":
+            path = path.rename(path.with_name(path.name + ".partial"))
         shutil.rmtree(path)

@@ -8,8 +8,10 @@ import typer
 from smelt.core import config, registry
 from smelt.core.errors import UserError
 
-RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="YAML file, or a shipped recipe.")]
-OutFolder = Annotated[Path | None, typer.Argument(metavar="[OUT]", help="Result folder.")]
+RecipePath = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="YAML file, or a shipped recipe.")
+]
+OutFolder = Annotated[Path | None, typer.Argument(metavar="OUT", help="Result folder.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Result folder, as a flag.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random in the run.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto.")]
@@ -40,7 +42,7 @@ def read_recipe(text: str, settings: list[str] | None) -> tuple[dict[str, Any], 
 
 
 def out_folder(positional: Path | None, option: Path | None, verb: str) -> Path:
-    """The result folder, given as last argument or as --out. Raises UserError if neither or both."""
+    """The result folder, the last argument or --out. Raises UserError if neither or both."""
     if positional and option and positional != option:
         raise UserError(f"smelt {verb}", f"two result folders: {positional} and {option}", "one")
     chosen = option or positional

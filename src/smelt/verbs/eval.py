@@ -19,12 +19,14 @@ from smelt.verbs._options import (
 
 def eval(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Checkpoint folders, or NAME=FOLDER.")
+        list[str] | None,
+        typer.Argument(metavar="MODEL...", help="Checkpoint folders, or NAME=FOLDER."),
     ] = None,
     *,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Eval recipe (YAML).")] = None,
     benchmark: Annotated[
-        list[str] | None, typer.Option("--benchmark", metavar="NAME=FILE", help="Benchmark and its data.")
+        list[str] | None,
+        typer.Option("--benchmark", metavar="NAME=FILE", help="Benchmark and its data."),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option("--text", metavar="NAME=FILE", help="Text for perplexity.")
@@ -110,13 +112,16 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
         open_tokenizer(Checkpoint.open(folder).folder)
         if "/" in name or name.startswith("."):
             raise UserError(f"{where}: models.{name}", "no plain name", "a name without '/'")
-    lines, groups = [], set()
+    lines: list[str] = []
+    groups: set[str] = set()
     for index, entry in enumerate(recipe.benchmarks):
         registry.load("benchmark", entry.name)
         found = items_of(entry, f"{where}: benchmarks[{index}]")
         repeated = sorted(groups & set(found))
         if repeated:
-            raise UserError(f"{where}: benchmarks[{index}]", f"'{repeated[0]}' stands twice", "once")
+            raise UserError(
+                f"{where}: benchmarks[{index}]", f"'{repeated[0]}' stands twice", "once"
+            )
         groups |= set(found)
         lines += [f"{entry.name}: {group}, {len(items)} items" for group, items in found.items()]
     for name, path in recipe.text.items():
@@ -124,7 +129,9 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
     for name, members in recipe.groups.items():
         unknown = sorted(set(members) - groups)
         if unknown:
-            raise UserError(f"{where}: groups.{name}", f"unknown row '{unknown[0]}'", str(sorted(groups)))
+            raise UserError(
+                f"{where}: groups.{name}", f"unknown row '{unknown[0]}'", str(sorted(groups))
+            )
     for model in recipe.roles:
         if model not in recipe.models:
             raise UserError(f"{where}: roles.{model}", "no such model", str(sorted(recipe.models)))

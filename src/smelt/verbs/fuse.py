@@ -48,10 +48,11 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
     recipe = read_fuse_recipe(data, where)
     rows = rows_of(recipe, where)
     num_bytes = sum(len(row.text.encode()) for row in rows)
+    store = num_bytes * (8 * recipe.top_k + 12) / 2**20
     return [
         f"{len(rows)} pairs, {num_bytes} bytes; pivot {recipe.pivot}",
         *(f"source {name}: {folder}" for name, folder in recipe.sources.items()),
-        f"store: at most {num_bytes * (8 * recipe.top_k + 12) / 2**20:.1f} MB a model while it runs",
+        f"store: at most {store:.1f} MB a model while it runs",
         *describe(recipe.training(), where),
     ]
 
@@ -70,6 +71,7 @@ def execute(
     from smelt.core.seed import seed_for
     from smelt.models.load import count_parameters, pick_device, save_model
     from smelt.train import fuse as fusion
+    from smelt.train import state
     from smelt.train.loop import train_loop
     from smelt.train.prepare import inputs_of, open_model
 
@@ -83,20 +85,22 @@ def execute(
     with run:
         target_device = pick_device(device)
         stores = run.folder / "stores"
-        rows = fusion.rows_of(recipe, where)
-        targets, index = fusion.capture_all(recipe, rows, stores, target_device)
         model, tokenizer = open_model(training, seed, target_device, where)
+        order = seed_for(seed, "data")
+        rows = fusion.rows_read(recipe, fusion.rows_of(recipe, where), tokenizer, order)
+        targets, index = fusion.capture_all(recipe, rows, stores, target_device)
         metrics = train_loop(
             model,
             tokenizer,
             training,
             partial(registry.load("stage", "distill"), **training.options),
             run.folder,
-            seed=seed_for(seed, "data"),
+            seed=order,
             label=f"fuse {out.name}",
             prepare=fusion.attach(targets, index),
         )
         save_model(model, tokenizer.folder, run.folder)
+        state.remove(run.folder)
         fusion.remove_stores(stores)
         run.note(metrics=metrics, parameters=count_parameters(model), **targets.notes)
         write_card(run)

@@ -6,7 +6,7 @@ import typer
 
 from smelt.core import registry
 
-Kind = Annotated[str | None, typer.Argument(metavar="[KIND]", help="Kind of plug-in.")]
+Kind = Annotated[str | None, typer.Argument(metavar="KIND", help="Kind of plug-in.")]
 
 
 def ls(kind: Kind = None) -> None:

@@ -54,7 +54,6 @@ def execute(
     data = record.recipe_data(plan)
     run = Run(out, "merge", data, record.inputs(plan), seed=seed, replace=replace)
     if run.done:
-        progress.say(f"merge: {out} is done")
         return
     for text in plan.warnings:
         progress.say(f"warning: {text}")

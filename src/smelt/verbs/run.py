@@ -59,12 +59,19 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
         content = located(stage.recipe, Path("seed"))  # stands for the folder of each seed
         shape(content, where=f"{where}: stages[{index}] ({stage.name})")
     lines = [f"{stage.name}: {stage.verb}" for stage in recipe.stages]
-    return [*lines, f"seeds {recipe.seeds}, {recipe.workers} at a time, {recipe.threads} threads each"]
+    return [
+        *lines,
+        f"seeds {recipe.seeds}, {recipe.workers} at a time, {recipe.threads} threads each",
+    ]
 
 
 def execute(data: dict[str, Any], out: Path, *, where: str, device: str = "cpu") -> None:
     """Check all stages, run them, write OUT/run.json and the report."""
     check(data, where=where)
+    if device != "cpu":  # asked before any work, where it is not free of cost
+        from smelt.models.load import pick_device
+
+        pick_device(device)
     from smelt.pipeline.execute import execute_run
     from smelt.pipeline.recipe import read
 
@@ -86,5 +93,3 @@ def print_table(out: Path) -> None:
     table = markdown_scores([out])
     if table:
         print(table)
-
-

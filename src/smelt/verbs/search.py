@@ -1,7 +1,7 @@
 """Search merge parameters, per layer if wanted, for the best fitness; merged in memory."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smelt.core import registry
 from smelt.core.run import Run
@@ -16,6 +16,14 @@ from smelt.verbs._options import (
     read_recipe,
 )
 from smelt.verbs.train import write_card
+
+if TYPE_CHECKING:
+    from smelt.search.space import Gene
+
+BEST = """\
+# The best merge of a search. Model paths start at the folder that holds the result folder, so call
+# `smelt merge` there: cd THAT_FOLDER && smelt merge RESULT/best.yaml OUT
+"""
 
 
 def search(
@@ -88,12 +96,15 @@ def execute(
         fitness = Fitness(model, open_tokenizer(donor), ready.fitness_rows, section.fitness.domains,
                           section.fitness.measure)  # fmt: skip
         start = ready.start(memory)
+        plain = {name: memory.values(name) for name in memory.names}
         algorithm = registry.load("search-algorithm", section.algorithm)(
             start, seed_for(seed, "search"), **section.options
         )
 
         def score(genome: list[float]) -> float:
-            merged = memory.merge(lambda name: space.parameters(genome, name, len(memory.experts)))
+            merged = memory.merge(
+                lambda name: space.parameters(genome, name, plain[name], memory.experts)
+            )
             return fitness(merged)
 
         result = evolve(
@@ -106,7 +117,10 @@ def execute(
         best = space.recipe(result.genome)
         merge_to_folder(plan(parse_recipe(best, where), where), run.folder, resume=True)
         values = [
-            [round(space.value(result.genome, gene, group), 6) for group in range(len(space.groups))]
+            [
+                round(space.value(result.genome, gene, group), 6)
+                for group in range(len(space.groups))
+            ]
             for gene in range(len(space.genes))
         ]
         run.note(
@@ -119,17 +133,18 @@ def execute(
                 "domains": section.fitness.domains,
             },
             coefficients={
-                "rows": [_label(gene.key, gene.model, memory.experts) for gene in space.genes],
+                "rows": [_label(gene, best) for gene in space.genes],
                 "columns": [group.label for group in space.groups],
                 "values": values,
             },
             best_recipe=run.relative(best),
         )
         text = yaml.safe_dump(run.relative(best), sort_keys=False, allow_unicode=True)
-        (run.folder / "best.yaml").write_text(text, encoding="utf-8")
+        (run.folder / "best.yaml").write_text(BEST + text, encoding="utf-8")
         write_card(run)
 
 
-def _label(key: str, model: int | None, experts: list[str]) -> str:
-    return key if model is None else f"{key} of {Path(experts[model]).name}"
-
+def _label(gene: "Gene", best: dict[str, Any]) -> str:
+    if gene.model is None:
+        return gene.key
+    return f"{gene.key} of {Path(best['models'][gene.model]['model']).name}"

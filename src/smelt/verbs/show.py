@@ -1,5 +1,6 @@
-"""Show one plug-in: what it is, its parameters with defaults and ranges, or a verb's recipe keys."""
+"""Show one plug-in: what it is, its parameters with defaults and ranges, or recipe keys."""
 
+import types
 import typing
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ def show(kind: Kind, name: Name) -> None:
         print()
         print(registry.path_of(kind, name).read_text(encoding="utf-8"), end="")
         return
-    rows = _recipe_rows(name) if kind == "verb" else _schema_rows(kind, name)
+    rows = recipe_rows(name) if kind == "verb" else _schema_rows(kind, name)
     if rows:
         width = max(len(row[0]) for row in rows)
         print()
@@ -47,9 +48,20 @@ def _describe(item: registry.Parameter) -> str:
 
 
 def type_name(annotation: Any) -> str:
-    """An annotation as people write it."""
-    return (annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation)
-            else str(annotation).replace("typing.", ""))  # fmt: skip
+    """An annotation as people write it: no module names, no checks, `null` for None."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin is typing.Literal:
+        return " | ".join(repr(value) for value in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_name(part) for part in arguments)
+    if annotation in (None, types.NoneType):
+        return "null"
+    if annotation is Any:
+        return "any"
+    name = str(getattr(origin or annotation, "__name__", annotation))
+    return f"{name}[{', '.join(map(type_name, arguments))}]" if arguments else name
 
 
 def recipe_class(verb: str) -> type[Recipe] | None:
@@ -63,6 +75,7 @@ def recipe_class(verb: str) -> type[Recipe] | None:
         "search": "smelt.search.recipe:SearchSection",
         "fuse": "smelt.train.fuse:FuseRecipe",
         "eval": "smelt.evals.recipe:EvalRecipe",
+        "export": "smelt.export.recipe:ExportRecipe",
         "run": "smelt.pipeline.recipe:RunRecipe",
     }
     if verb not in places:
@@ -72,18 +85,24 @@ def recipe_class(verb: str) -> type[Recipe] | None:
     return found
 
 
-def _recipe_rows(verb: str) -> list[tuple[str, str]]:
+def recipe_rows(verb: str) -> list[tuple[str, str]]:
+    """(key path, what it is) of every key of a verb's recipe; none for verbs without one."""
     cls = recipe_class(verb)
-    return [] if cls is None else rows_of(cls)
+    # The search section stands inside a merge recipe.
+    return [] if cls is None else rows_of(cls, "search." if verb == "search" else "")
 
 
 def rows_of(cls: type[Recipe], prefix: str = "") -> list[tuple[str, str]]:
     """(key path, type, default and meaning) of a recipe and the recipes inside it."""
     rows = []
     for name, field in cls.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        default = (
+            "required"
+            if field.is_required()
+            else f"default {field.get_default(call_default_factory=True)!r}"
+        )
         inner = _inner(field.annotation)
-        shown = type_name(field.annotation) if inner is None else inner.__name__
+        shown = type_name(field.annotation)
         text = f"{shown}, {default if inner is None or field.is_required() else 'optional'}"
         meaning = " ".join((field.description or "").split())
         rows.append((prefix + (field.alias or name), f"{text}. {meaning}".strip()))

@@ -59,6 +59,7 @@ def execute(
     """Train as a recipe says; the result is a checkpoint folder with its loss curve."""
     from smelt.core.seed import seed_for
     from smelt.models.load import count_parameters, pick_device, save_model
+    from smelt.train import state
     from smelt.train.loop import train_loop
     from smelt.train.prepare import inputs_of, open_model, read_recipe_data
 
@@ -75,6 +76,7 @@ def execute(
             model, tokenizer, recipe, loss, run.folder, seed=seed_for(seed, "data"), label=label
         )
         save_model(model, tokenizer.folder, run.folder)
+        state.remove(run.folder)
         run.note(metrics=metrics, parameters=count_parameters(model))
         write_card(run)
 
@@ -84,4 +86,3 @@ def write_card(run: Run) -> None:
     from smelt.report.card import model_card
 
     (run.folder / "README.md").write_text(model_card(run.record), encoding="utf-8")
-

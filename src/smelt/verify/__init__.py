@@ -1,0 +1,1 @@
+"""Verifiers: one function a kind of answer, benchmark score and reward alike."""

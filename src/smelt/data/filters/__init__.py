@@ -1,0 +1,1 @@
+"""Rules that keep or drop documents, one file a filter."""

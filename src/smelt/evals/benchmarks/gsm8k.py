@@ -16,11 +16,13 @@ def _read(path: Path) -> Iterator[Item]:
             row = json.loads(line)
             question, gold = str(row["question"]), str(row["answer"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}:{line_number}", "no question and answer", "JSONL rows") from error
-        if number.last(gold) is None:
+            raise UserError(
+                f"{path}:{line_number}", "no question and answer", "JSONL rows"
+            ) from error
+        if (answer := number.last(gold)) is None:
             raise UserError(f"{path}:{line_number}", f"answer {gold!r} has no number", "a number")
         name = str(row.get("id", line_number))
-        yield Item(name, "gsm8k", f"Question: {question}\nAnswer:", gold)
+        yield Item(name, "gsm8k", f"Question: {question}\nAnswer:", gold, {"answer": str(answer)})
 
 
 def _score(answer: str, item: Item) -> tuple[bool, str]:

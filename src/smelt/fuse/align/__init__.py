@@ -1,0 +1,1 @@
+"""Alignments of two tokenizations, one file each."""

@@ -1,0 +1,1 @@
+"""Fusion losses, one file each."""

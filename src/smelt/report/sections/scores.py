@@ -31,6 +31,21 @@ def _unparsed(group: list[tuple[Stage, EvalRecord]]) -> list[tuple[str, int, int
     return [(model, count[0], count[1]) for model, count in found.items() if count[0]]
 
 
+def _floor(group: list[tuple[Stage, EvalRecord]], shown: list[Column]) -> dict[Column, float]:
+    """Accuracy of always giving a benchmark's most frequent answer, mean over seeds."""
+    found: dict[Column, float] = {}
+    for column in shown:
+        values = [
+            record.majority[name]
+            for _, record in group
+            for name in (record.groups.get(column.name, []) if column.group else [column.name])
+            if name in record.majority
+        ]
+        if values:
+            found[column] = sum(values) / len(values)
+    return found
+
+
 def _table(number: int, name: str, group: list[tuple[Stage, EvalRecord]]) -> dict[str, Any] | None:
     rows = rows_of(group)
     if not rows:
@@ -49,6 +64,7 @@ def _table(number: int, name: str, group: list[tuple[Stage, EvalRecord]]) -> dic
         "plots": [
             _forest(f"scores-{number}-{index}", rows, column) for index, column in enumerate(drawn)
         ],
+        "floor": _floor(group, shown),
         "unparsed": _unparsed(group),
     }
 

@@ -2,7 +2,7 @@
 
 import warnings
 
-from smelt.core.errors import needs
+from smelt.core.errors import UserError, needs
 from smelt.search.algorithm import Algorithm
 
 
@@ -12,6 +12,10 @@ class _Cma:
             import cma
         except ImportError as error:
             raise needs("search", "cma") from error
+        if not 0 < sigma <= 1:
+            raise UserError("options.sigma", f"found {sigma}", "above 0, at most 1")
+        if population is not None and population < 4:
+            raise UserError("options.population", f"found {population}", "at least 4")
         options = {
             "bounds": [[0.0] * len(start), [1.0] * len(start)],
             # A smooth map into the box (never abs or clipping, which fold the search space).
@@ -41,7 +45,7 @@ class _Cma:
         self._strategy.tell(self._told, [-scored[tuple(genome)] for genome in self._told])
 
     def final(self) -> list[list[float]]:
-        """The mean of the distribution: often better than any sample of it."""
+        """The mean of the distribution: often better than any sample of it. One candidate."""
         return [list(map(float, self._strategy.result.xfavorite))]
 
 

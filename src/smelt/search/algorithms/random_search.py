@@ -2,6 +2,7 @@
 
 import random
 
+from smelt.core.errors import UserError
 from smelt.search.algorithm import Algorithm
 
 
@@ -26,5 +27,7 @@ class _Random:
 
 
 def random_search(start: list[float], seed: int, *, population: int = 10) -> Algorithm:
-    """Uniform samples of the unit box, `population` at a time."""
+    """Uniform samples of the unit box, `population` (at least 1) at a time."""
+    if population < 1:
+        raise UserError("options.population", f"found {population}", "at least 1")
     return _Random(start, seed, population)

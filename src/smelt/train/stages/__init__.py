@@ -1,0 +1,1 @@
+"""Training stages (what is learnt from a batch), one file each."""

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from smelt.core import registry
+from smelt.core.errors import UserError
 from smelt.train.batches import Batch
-from smelt.train.forward import packed_logits
+from smelt.train.forward import cross_entropy, packed_logits, response_labels
 
 
 def distill(
@@ -20,16 +20,23 @@ def distill(
     loss_options: dict[str, Any] | None = None,
     ce_weight: float = 0.9,
 ) -> Float[Tensor, ""]:
-    """ce_weight * cross-entropy on the response + (1 - ce_weight) * fusion loss at the anchors.
+    """ce_weight * cross-entropy + (1 - ce_weight) * fusion loss, both per response token.
 
     loss: plug-in of kind loss, with its keywords in loss_options; ce_weight 0.9 is FuseLLM's
-    lambda (arXiv:2401.10491). A batch without targets learns from its text alone.
+    lambda (arXiv:2401.10491). A batch whose rows all lack anchors learns from its text alone.
+    Raises UserError for a batch that nobody gave targets: only `smelt fuse` makes them.
     """
+    if batch.target is None:
+        raise UserError("stage distill", "no captured distributions", "the verb fuse", "smelt fuse")
     logits = packed_logits(model, batch)
-    labels = batch.labels.masked_fill(~batch.response, -100)
-    plain = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    if batch.target is None or len(batch.target) == 0:
+    labels = response_labels(batch)
+    plain = cross_entropy(logits, labels)
+    if len(batch.target) == 0:
         return plain
-    function = registry.load("loss", loss)
-    fused: Tensor = function(logits.flatten(0, 1), batch.target, **(loss_options or {}))
-    return ce_weight * plain + (1 - ce_weight) * fused
+    # A padded head has columns that are no token; no source gives them mass, and none is lumped.
+    tokens = logits[..., : batch.num_tokens].flatten(0, 1)
+    fused: Tensor = registry.load("loss", loss)(tokens, batch.target, **(loss_options or {}))
+    # Both parts are then sums over response tokens divided by their number, so that few anchors
+    # do not pull as hard as the whole text.
+    share = batch.target.weight.sum() / (labels != -100).sum()
+    return ce_weight * plain + (1 - ce_weight) * share * fused

@@ -1,0 +1,125 @@
+"""Genes, layer groups, and the way from a genome to parameters and to a recipe."""
+
+from typing import Any
+
+import pytest
+
+from smelt.core.errors import UserError
+from smelt.merge.parameters import resolve
+from smelt.search.space import Gene, Space, find_genes, group_tensors, without_marks
+
+NAMES = [
+    "model.embed_tokens.weight",
+    *(f"model.layers.{n}.{part}.weight" for n in range(12) for part in ("self_attn", "mlp")),
+    "model.norm.weight",
+]
+
+
+def recipe(method: str = "ties", top: Any = None, *own: Any, **more: Any) -> dict[str, Any]:
+    models = [
+        {"model": name, **({"parameters": one} if one else {})}
+        for name, one in zip(("math", "code"), own or (None, None), strict=True)
+    ]
+    top = {"parameters": top} if top else {}
+    return {"merge_method": method, "base_model": "base", "models": models, **top, **more}
+
+
+def keys(data: dict[str, Any]) -> list[tuple[str, int | None]]:
+    return [(gene.key, gene.model) for gene in find_genes(data, "r")]
+
+
+def test_marks_become_genes() -> None:
+    assert keys(recipe(top={"weight": "search"})) == [("weight", 0), ("weight", 1)]
+    assert keys(recipe("ties", None, {"weight": "search"}, None)) == [("weight", 0)]
+    assert keys(recipe(top={"lambda": "search"})) == [("lambda", None)]
+    genes = find_genes(recipe(top={"lambda": "search", "density": "search"}), "r")
+    assert genes == [
+        Gene("lambda", "lambda_", None, 0.0, 2.0),
+        Gene("density", "density", 0, 0.1, 1.0),
+        Gene("density", "density", 1, 0.1, 1.0),
+    ]
+
+
+def test_a_model_with_a_value_of_its_own_is_not_searched() -> None:
+    assert keys(recipe("ties", {"weight": "search"}, {"weight": 0.4}, None)) == [("weight", 1)]
+    mixed = recipe("ties", {"weight": "search"}, {"weight": "search"}, None)
+    assert sorted(keys(mixed)) == [("weight", 0), ("weight", 1)]
+
+
+def test_the_base_among_the_models_has_no_gene() -> None:
+    data = recipe(top={"weight": "search"})
+    data["models"].insert(0, {"model": "base"})
+    assert keys(data) == [("weight", 1), ("weight", 2)]
+    space = Space(without_marks(data, []), find_genes(data, "r"), group_tensors(NAMES, 1, "r"))
+    found = space.parameters([0.2, 0.6], NAMES[0], {"weight": [0.5, 0.5]}, ["math", "code"])
+    assert found == {"weight": pytest.approx([0.3, 0.9])}
+    data["models"][0]["parameters"] = {"weight": "search"}
+    with pytest.raises(UserError, match=r"models\[0\].parameters.weight: searched for the base"):
+        find_genes(data, "r")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (recipe(), "nothing to search"),
+        (recipe(top={"weigth": "search"}), "'weigth' cannot be searched. Expected one of: weight"),
+        (recipe(top={"normalize": "search"}), "'normalize' cannot be searched"),
+        (recipe("ties", None, {"lambda": "search"}, None), "'lambda' searched for one model"),
+        ({"merge_method": "ties", "slices": []}, "no list of models"),
+    ],
+)
+def test_refuses(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_genes(data, "r")
+
+
+def test_groups_cut_the_layers() -> None:
+    groups = group_tensors(NAMES, 3, "r")
+    assert [group.label for group in groups] == ["layer 0-3", "layer 4-7", "layer 8-11", "other"]
+    assert [len(group.tensors) for group in groups] == [8, 8, 8, 2]
+    every = group_tensors(NAMES, "all", "r")
+    assert [group.label for group in every] == [*(f"layer {n}" for n in range(12)), "other"]
+    assert [group.label for group in group_tensors(NAMES, 1, "r")] == ["all"]
+    assert [len(g.tensors) for g in group_tensors(NAMES, 5, "r")] == [4, 4, 6, 4, 6, 2]
+    with pytest.raises(UserError, match="found 13. Expected at most 12"):
+        group_tensors(NAMES, 13, "r")
+
+
+def test_a_filter_that_would_catch_another_tower_is_refused() -> None:
+    names = [*NAMES, "vision_model.layers.1.mlp.weight"]
+    with pytest.raises(UserError, match="would match 'vision_model.layers.1.mlp.weight'"):
+        group_tensors(names, "all", "r")
+
+
+@pytest.mark.parametrize("layer_groups", [1, 3, "all"])
+def test_the_recipe_says_what_the_genome_says(layer_groups: Any) -> None:
+    data = recipe("ties", {"weight": "search", "lambda": "search"}, None, {"density": "search"})
+    genes = find_genes(data, "r")
+    space = Space(without_marks(data, genes), genes, group_tensors(NAMES, layer_groups, "r"))
+    genome = [(7 * n % 50) / 50 for n in range(space.size)]
+    plain = space.recipe(genome)
+    assert "search" not in str(plain)
+    base = {"weight": [0.5, 0.5], "density": [1.0, 1.0], "lambda_": 1.0, "normalize": True}
+    for name in NAMES:
+        found = space.parameters(genome, name, base, ["math", "code"])
+        assert found["lambda_"] == resolve(plain["parameters"]["lambda"], name, 0.0)
+        for index in range(2):
+            own = plain["models"][index]["parameters"]
+            assert found["weight"][index] == resolve(own["weight"], name, 0.0)
+        assert found["density"] == [1.0, resolve(own["density"], name, 0.0)]
+        assert found["normalize"] is True
+    if layer_groups == "all":  # layer 1 and layer 11 have values of their own
+        ones = [resolve(plain["parameters"]["lambda"], f"model.layers.{n}.mlp", 0.0) for n in (1, 11)]
+        assert ones == [space.value(genome, 0, 1), space.value(genome, 0, 11)]
+        assert ones[0] != ones[1]
+    assert base["weight"] == [0.5, 0.5]
+
+
+def test_encode_is_the_inverse_of_value_within_the_range() -> None:
+    data = recipe(top={"lambda": "search", "density": "search"})
+    space = Space(data, find_genes(data, "r"), group_tensors(NAMES, 3, "r"))
+    values = [[0.0, 0.5, 1.0, 2.0], [0.1, 0.3, 0.5, 1.0], [0.9, 0.8, 0.7, 0.6]]
+    genome = space.encode(values)
+    found = [[space.value(genome, gene, group) for group in range(4)] for gene in range(3)]
+    assert [one for row in found for one in row] == pytest.approx([v for r in values for v in r])
+    assert space.encode([[-1.0] * 4, [0.0] * 4, [2.0] * 4]) == [0.0] * 8 + [1.0] * 4

@@ -1,0 +1,302 @@
+"""README and docs hold: generated parts fresh, links followed, commands parsed, examples run."""
+
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from smelt import cli
+from smelt.core import registry
+from smelt.core.errors import UserError
+from smelt.core.run import read_record
+from smelt.data.document import make, write_jsonl
+from smelt.merge.method import load_method
+from smelt.verbs.check import verb_of_recipe
+from tests.pico import TEXTS, pico_llama
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_script", ROOT / "scripts" / "docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = _script()
+
+
+def _fences(page: Path, *languages: str) -> list[str]:
+    return [body for name, body in FENCE.findall(page.read_text()) if name in languages]
+
+
+def _commands(page: Path) -> Iterator[list[str]]:
+    """Arguments of every `smelt ...` line in fences, and of `smelt ...` in running text."""
+    text = page.read_text()
+    fenced = [line for body in _fences(page, "", "bash", "sh") for line in body.splitlines()]
+    inline = re.findall(r"`(smelt [^`]+)`", FENCE.sub("", text).replace("\n", " "))
+    for line in [*fenced, *inline]:
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["smelt"] and len(words) > 1:
+            yield words[1:]
+
+
+@each_page
+def test_generated_parts_are_fresh(page: Path) -> None:
+    assert SCRIPT.filled(page) == page.read_text(), "stale: run python scripts/docs.py"
+
+
+def test_a_stale_part_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- generated: verbs -->\nstale words\n<!-- end -->\nb\n")
+    monkeypatch.setattr(SCRIPT, "ROOT", tmp_path)
+    monkeypatch.setattr(SCRIPT, "pages", lambda: [page])
+    assert SCRIPT.main(["--check"]) == 1
+    assert "stale words" in page.read_text()
+    assert SCRIPT.main([]) == 0
+    assert SCRIPT.main(["--check"]) == 0
+    text = page.read_text()
+    assert text.startswith("a\n")
+    assert text.endswith("b\n")
+    assert "stale words" not in text
+    page.write_text("<!-- generated: verbz -->\n<!-- end -->\n")
+    with pytest.raises(SystemExit, match="verbz"):
+        SCRIPT.main([])
+    page.write_text("<!-- generated: verbs -->\n")
+    with pytest.raises(SystemExit, match="no <!-- end -->"):
+        SCRIPT.main([])
+
+
+@each_page
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        found = page.parent / name if name else page
+        assert found.exists(), f"{page.name}: {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", found.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
+            assert anchor in slugs, f"{page.name}: {target}, headings {slugs}"
+
+
+@each_page
+def test_commands_are_valid(page: Path) -> None:
+    """Every command shown names a verb, and only arguments that it has."""
+    for words in _commands(page):
+        if words[0].isupper() or words[0].startswith("-"):
+            continue  # `smelt VERB --help` stands for any verb
+        assert words[0] in registry.names("verb"), f"{page.name}: smelt {' '.join(words)}"
+        if "--help" in words or len(words) == 1:
+            continue
+        command = typer.main.get_command(cli.app_for(words[:1])).commands[words[0]]
+        command.make_context(words[0], words[1:])
+        if words[0] in ("ls", "show") and not any(word.isupper() for word in words):
+            assert CliRunner().invoke(cli.app_for(words), words).exit_code == 0, words
+
+
+def test_a_wrong_command_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("see `smelt merge r.yaml out --wieght 3`\n")
+    with pytest.raises(Exception, match="No such option"):
+        test_commands_are_valid(page)
+
+
+@each_page
+def test_recipes_are_valid(page: Path) -> None:
+    for body in _fences(page, "yaml"):
+        data = yaml.safe_load(body)
+        verb = importlib.import_module(f"smelt.verbs.{verb_of_recipe(data, page.name)}")
+        (verb.check if verb.__name__.endswith(".run") else verb.shape)(data, where=page.name)
+
+
+def test_a_wrong_recipe_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```yaml\npivot: a\nsources: {b: c}\nphasez: []\n```\n")
+    with pytest.raises(UserError, match="phases"):
+        test_recipes_are_valid(page)
+
+
+def test_every_verb_has_a_page_with_its_arguments_and_keys() -> None:
+    docs = {page.name: page.read_text() for page in PAGES}
+    for verb in registry.names("verb"):
+        text = docs[f"{SCRIPT.PAGES.get(verb, verb)}.md"]
+        assert f"<!-- generated: options {verb} -->" in text
+        if SCRIPT.show.recipe_class(verb) is not None:
+            assert f"<!-- generated: keys {verb} -->" in text
+
+
+def test_types_of_keys_are_readable() -> None:
+    """No addresses and no class names of libraries in what `smelt show` says."""
+    show = SCRIPT.show
+    for verb in registry.names("verb"):
+        text = " ".join(row for _, row in show.recipe_rows(verb))
+        assert not re.search(r"0x|typing|FieldInfo|Annotated|NoneType", text), verb
+    rows = dict(show.recipe_rows("train"))
+    assert rows["phases.schedule"].startswith(
+        "'constant' | 'linear' | 'cosine', default 'constant'."
+    )
+    assert rows["model"].startswith("str | null, default None.")
+    assert rows["optimizer.betas"].startswith("list[float], default [0.9, 0.98].")
+
+
+def test_every_plug_in_and_every_page_is_listed() -> None:
+    """A new file of any kind appears on the pages (the tables are fresh, see above)."""
+    text = "".join(page.read_text() for page in PAGES)
+    for kind in registry.KINDS:
+        for name in registry.names(kind):
+            assert f"`{name}`" in text, f"{kind} {name}"
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in PAGES[1:]:
+        assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+# The examples of the add-a-* pages, as plug-ins of a user's own module.
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Page -> `module:object` of its first Python block that is a whole plug-in."""
+
+    def write(page: str) -> str:
+        (body, *_) = _fences(ROOT / page, "python")
+        name = re.findall(r"^def (\w+)|^(\w+) = Benchmark\(", body, re.MULTILINE)[-1]
+        module = "docs_" + "".join(name)
+        (tmp_path / f"{module}.py").write_text(body)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return f"{module}:{''.join(name)}"
+
+    return write
+
+
+@pytest.mark.parametrize("page", ["docs/add-a-merge-method.md", "README.md"])
+def test_example_merge_method(page: str, example: Any, tmp_path: Path) -> None:
+    """Merges folders through the verb, and obeys its formula."""
+    from smelt.checkpoint.reader import Checkpoint
+    from smelt.verbs import merge
+
+    name = example(page)
+    folders = [str(pico_llama(tmp_path / str(seed), seed=seed)) for seed in range(3)]
+    recipe = {"merge_method": name, "base_model": folders[0], "parameters": {"lambda": 0.5}}
+    recipe["models"] = [{"model": folder} for folder in folders[1:]]
+    merge.execute(recipe, tmp_path / "out", where="docs")
+    tensor = "model.layers.0.mlp.up_proj.weight"
+    base, one, two = (Checkpoint.open(f).read(tensor).double() for f in folders)
+    a, b = one - base, two - base
+    if "magmax" in name:
+        expected = base + 0.5 * torch.where(a.abs() >= b.abs(), a, b)
+    else:
+        size = (a.abs().mean() + b.abs().mean()) / 2
+        expected = base + 0.5 * (a.sign() + b.sign()) / 2 * size
+    found = Checkpoint.open(tmp_path / "out").read(tensor).double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    assert load_method(name).needs_base
+
+
+def test_example_filter(example: Any) -> None:
+    rule = registry.load("filter", example("docs/add-a-filter.md"))
+    for text, reason in (("STOP SHOUTING", "too_many_capitals"), ("calm", None), ("1 2", None)):
+        assert rule(make(text, source="x", domain="x")).reason == reason
+
+
+def test_example_benchmark(example: Any, tmp_path: Path) -> None:
+    from smelt.evals.benchmark import Item
+    from smelt.verbs import eval
+
+    name = example("docs/add-a-benchmark.md")
+    found = registry.load("benchmark", name)
+    item = Item("1", "svamp", "p", "51")
+    assert found.score("so it is 51.", item) == (True, "right")
+    assert found.score("so it is 50.", item)[0] is False
+    folder = pico_llama(tmp_path / "m")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "76-25?", "answer": "51"}\n')
+    entry = {"name": name, "data": str(rows)}
+    short = {"models": {"m": str(folder)}, "benchmarks": [entry]}
+    eval.check(short, where="docs")
+    rows.write_text('{"question": "76-25?"}\n')
+    with pytest.raises(UserError, match="no question and answer"):
+        eval.check(short, where="docs")
+
+
+def test_example_loss(example: Any) -> None:
+    from smelt.fuse.target import FusedTarget
+
+    loss = registry.load("loss", example("docs/add-a-loss.md"))
+    student, other = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    steps = torch.arange(4)
+
+    def target(logits: torch.Tensor) -> FusedTarget:
+        ids = torch.arange(9).expand(4, 9)
+        return FusedTarget(steps, ids, logits.log_softmax(-1), torch.zeros(4), torch.ones(4))
+
+    q, p = student.double().log_softmax(-1), other.double().log_softmax(-1)
+    expected = (q.exp() * (q - p)).sum(-1).mean().float()
+    assert loss(student, target(student)).abs() < 1e-5
+    torch.testing.assert_close(loss(student, target(other)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_example_search_algorithm(example: Any, tmp_path: Path) -> None:
+    """Climbs a hill, and a journal cut off half way is replayed to the same end."""
+    from smelt.search.evolve import evolve
+
+    make_algorithm = registry.load("search-algorithm", example("docs/add-a-search-algorithm.md"))
+
+    def hill(genome: list[float]) -> float:
+        return -sum((value - 0.8) ** 2 for value in genome)
+
+    def search(journal: Path) -> Any:
+        return evolve(make_algorithm([0.1] * 3, 7), hill, journal, evaluations=150, label="docs")
+
+    result = search(tmp_path / "a.jsonl")
+    assert result.start == pytest.approx(3 * -0.49)
+    assert result.best > -0.005
+    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "b.jsonl").write_text("".join(lines[:60]))
+    assert search(tmp_path / "b.jsonl") == result
+
+
+def test_example_stage(example: Any, tmp_path: Path) -> None:
+    """Trains a pico model through the verb; the loss falls."""
+    from smelt.verbs import train
+
+    folder, rows = pico_llama(tmp_path / "m"), tmp_path / "rows.jsonl"
+    write_jsonl(rows, [make(text, source="x", domain="x") for text in dict.fromkeys(TEXTS)])
+    recipe = {
+        "stage": example("docs/add-a-stage.md"),
+        "model": str(folder),
+        "options": {"smoothing": 0.05},
+        "phases": [{"steps": 12, "mixture": [{"path": str(rows)}]}],
+        "optimizer": {"lr": 0.01, "warmup_steps": 1},
+        "context": 64,
+        "batch_rows": 2,
+        "log_every": 1,
+    }
+    train.execute(recipe, tmp_path / "out", where="docs")
+    curve = [
+        json.loads(x)["loss"] for x in (tmp_path / "out/metrics.jsonl").read_text().splitlines()
+    ]
+    assert curve[-1] < 0.8 * curve[0]
+    assert read_record(tmp_path / "out")["metrics"]["steps"] == 12
+    with pytest.raises(UserError, match="smoothing"):
+        train.shape(recipe | {"options": {"smoothing": 2.0}}, where="docs")
