@@ -58,7 +58,9 @@ def measure(command: list[str]) -> tuple[float, float, float]:
 def main() -> None:
     """Measure the floor, then the demo."""
     out, *options = sys.argv[1:] or ["out/tiny"]
-    idle = "import time, torch, transformers; from transformers import LlamaForCausalLM; time.sleep(2)"
+    idle = (
+        "import time, torch, transformers; from transformers import LlamaForCausalLM; time.sleep(2)"
+    )
     _, _, floor = measure([sys.executable, "-c", idle])
     wall, cpu, peak = measure([str(SMELT), "run", "recipes/tiny.yaml", out, *options])
     print(f"demo: {wall / 60:.1f} min wall, {cpu / 60:.1f} min CPU, peak {peak:.0f} MB")

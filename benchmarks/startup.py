@@ -29,7 +29,9 @@ def main(runs: int = 9) -> None:
         for _ in range(runs)
     ]
     ours, floor = (statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"smelt --help {ours:.3f} CPU s, python -c pass {floor:.3f} CPU s, ratio {ours / floor:.1f}")
+    print(
+        f"smelt --help {ours:.3f} CPU s, python -c pass {floor:.3f} CPU s, ratio {ours / floor:.1f}"
+    )
 
 
 if __name__ == "__main__":

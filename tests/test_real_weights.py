@@ -23,7 +23,7 @@ TEXTS = {
     name: SHARED / "data" / f"text_{name}" / "train.jsonl.gz"
     for name in ("shakespeare", "rust_book")
 }
-PROMPTS = ("KING RICHARD:\n", "In Rust, a function ")
+PROMPTS = ("KING HENRY VI:\nMy lord, ", "The program ")
 STEPS = 50
 
 pytestmark = pytest.mark.skipif(
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
 def _split(folder: Path) -> dict[str, list[Document]]:
     """`smelt data` on both texts; returns the rows by split."""
     sources = [{"name": "jsonl", "path": str(p), "domain": name} for name, p in TEXTS.items()]
-    splits = {"fitness": 0.05, "test": 0.1, "max_per_domain": 12}
+    splits = {"fitness": 0.05, "test": 0.1, "max_per_domain": 6}
     data.execute({"sources": sources, "splits": splits}, folder, where="split")
     return {
         name: list(read_jsonl(folder / f"{name}.jsonl")) for name in ("train", "fitness", "test")
@@ -88,7 +88,7 @@ def test_rows_are_disjoint(home: Path) -> None:
     paragraphs = {part for row in train_rows for part in row.text.split("\n\n") if len(part) >= 200}
     for name in TEXTS:
         held_out = list(read_jsonl(home / f"{name}.jsonl"))
-        assert len(held_out) == 12
+        assert len(held_out) == 6
         assert not {row.id for row in held_out} & {row.id for row in train_rows}
         assert not [p for row in held_out for p in row.text.split("\n\n") if p in paragraphs]
 

@@ -79,15 +79,18 @@ def _fail(line: str) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a defect of ours, 2 what the user can mend."""
-    from smelt.core.errors import UserError, refusal
+    from smelt.core.errors import UserError, missing_package, refusal
 
     sys.unraisablehook = _ask_again
     try:
-        app_for(sys.argv[1:])(standalone_mode=True)
+        app_for(sys.argv[1:])(prog_name="smelt", standalone_mode=True)
     except UserError as error:
         _fail(f"error: {error}")
-    except OSError as error:
-        told = refusal(error, "smelt")
+    except (OSError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            told = missing_package(error)
+        else:
+            told = refusal(error, "smelt")
         if told is None:
             raise
         _fail(f"error: {told}")

@@ -103,7 +103,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     ],
 )
 def test_bad_files_are_refused(tmp_path: Path, text: str | bytes, found: str) -> None:
-    with pytest.raises(UserError, match="r.yaml") as caught:
+    with pytest.raises(UserError, match=r"r\.yaml") as caught:
         read(tmp_path, text)
     assert found in str(caught.value)
 

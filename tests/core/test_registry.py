@@ -59,7 +59,7 @@ def test_every_kind_has_a_real_inhabitant_whose_values_can_be_checked(kind: str)
 def test_unknown_kinds_and_names_suggest() -> None:
     with pytest.raises(UserError, match="'merge-method'"):
         registry.names("merge-metod")
-    with pytest.raises(UserError, match="no such plug-in. Expected 'ties'"):
+    with pytest.raises(UserError, match=r"no such plug-in\. Expected 'ties'"):
         registry.load("merge-method", "tise")
     with pytest.raises(UserError, match="no such plug-in"):
         registry.load("merge-method", "../ops")
@@ -70,7 +70,7 @@ def test_the_users_own_plugin(mine: str) -> None:
     found = {p.name: p.required for p in registry.schema(sample)}
     assert found == {"share": False, "kind": False, "count": True, "names": False}
     for bad in ("mine:nothing", "nowhere.at.all:x", "mine:"):
-        with pytest.raises(UserError, match="package.module:object"):
+        with pytest.raises(UserError, match=r"package\.module:object"):
             registry.load("filter", bad)
 
 
@@ -112,7 +112,9 @@ def test_options_of_all_kinds_are_typed() -> None:
             registry.check_keywords(kind, name, options, "r: options")
 
 
-def test_a_broken_file_does_not_break_the_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_broken_file_does_not_break_the_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     (tmp_path / "broken.py").write_text("def broken(:\n")
     (tmp_path / "fine.py").write_text('"""Fine."""\n')
     monkeypatch.setattr(registry, "ROOT", tmp_path)

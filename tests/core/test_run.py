@@ -67,7 +67,11 @@ def test_the_key_is_content_not_place(home: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copytree(home / "in", moved / "in")
     monkeypatch.chdir(moved)
     assert make().key == key
-    recipe = {"data": str(moved / "in/rows"), "deep": [{"path": str(moved / "in/rows")}], "steps": 1}
+    recipe = {
+        "data": str(moved / "in/rows"),
+        "deep": [{"path": str(moved / "in/rows")}],
+        "steps": 1,
+    }
     assert Run(Path("o"), "train", recipe, {"data": str(moved / "in/rows")}).key == key
     assert make(steps=2).key != key
     assert make(seed=1).key != key
@@ -92,12 +96,12 @@ def test_the_record_of_a_tree_reads_the_same_wherever_it_lies(
 def test_a_broken_off_run_resumes_with_the_same_key_and_starts_over_with_another(
     home: Path,
 ) -> None:
-    with pytest.raises(KeyError), make() as run:
+    with pytest.raises(KeyError), make() as run:  # noqa: PT012
         (run.folder / "state").write_text("half")
         (run.folder / "sub").mkdir()
         raise KeyError("x")
     assert listing(home) == ["in", "out.partial"]
-    with pytest.raises(KeyError), make() as run:
+    with pytest.raises(KeyError), make() as run:  # noqa: PT012
         assert (run.folder / "state").read_text() == "half"
         assert json.loads((run.folder / "cost.json").read_text())["attempts"] == 1
         raise KeyError("x")
@@ -175,7 +179,7 @@ def test_a_foreign_old_folder_is_never_removed(home: Path) -> None:
     finish(make())
     (home / "out.old").mkdir()
     (home / "out.old/thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="out.old: a folder that is not ours"):
+    with pytest.raises(UserError, match=r"out\.old: a folder that is not ours"):
         finish(make(steps=2, replace=True), "new")
     assert (home / "out.old/thesis.txt").is_file()
     assert (home / "out/model").read_text() == "weights"

@@ -34,7 +34,7 @@ def test_refusals_of_the_machine_are_told_and_defects_are_not() -> None:
     told = refusal(full, "place")
     assert told is not None
     assert str(told).startswith("/x/y: No space left on device.")
-    rust = RuntimeError('I/O error: No space left on device (os error 28)')
+    rust = RuntimeError("I/O error: No space left on device (os error 28)")
     told = refusal(rust, "place")
     assert told is not None
     assert str(told).startswith("place: No space left on device.")

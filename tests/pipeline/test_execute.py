@@ -1,4 +1,4 @@
-"""Pipelines of tiny verbs: every seed, skipped when done, rerun when what they depend on changes."""
+"""Pipelines of tiny verbs: every seed, skipped when done, rerun when an input changes."""
 
 import json
 from pathlib import Path

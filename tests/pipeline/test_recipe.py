@@ -10,7 +10,11 @@ from smelt.core.errors import UserError
 from smelt.pipeline.recipe import located, read, references
 
 STAGES = [
-    {"name": "data", "verb": "data", "recipe": {"count": "$rows", "list": ["$rows", {"a": "$names"}]}},
+    {
+        "name": "data",
+        "verb": "data",
+        "recipe": {"count": "$rows", "list": ["$rows", {"a": "$names"}]},
+    },
     {"name": "base", "verb": "train", "recipe": {"text": "@data/train.jsonl", "price": "5 $ a@b"}},
     {"name": "eval", "verb": "eval", "recipe": {"models": {"base": "@base"}}},
 ]
@@ -96,7 +100,7 @@ def test_extends_a_shipped_recipe() -> None:
 
 def test_extends_must_end(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: a.yaml\n")
-    with pytest.raises(UserError, match="extends: found 'a.yaml'. Expected a recipe that ends"):
+    with pytest.raises(UserError, match=r"found 'a\.yaml'\. Expected a recipe that ends"):
         read({"extends": "a.yaml"}, str(tmp_path / "b.yaml"))
     with pytest.raises(UserError, match="'tiny'"):
         read({"extends": "tinny"}, str(tmp_path / "b.yaml"))

@@ -51,7 +51,7 @@ def test_a_user_error_comes_home_and_stops_the_others(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
 
     def rest() -> None:
-        with pytest.raises(UserError, match="stage x: wrong. Expected right"):
+        with pytest.raises(UserError, match=r"stage x: wrong\. Expected right"):
             run_jobs(both, [("sleep", mark), ("fail", mark)], workers=2, threads=1)
 
     begun = time.monotonic()

@@ -109,8 +109,9 @@ def test_the_recipe_says_what_the_genome_says(layer_groups: Any) -> None:
         assert found["density"] == [1.0, resolve(own["density"], name, 0.0)]
         assert found["normalize"] is True
     if layer_groups == "all":  # layer 1 and layer 11 have values of their own
-        ones = [resolve(plain["parameters"]["lambda"], f"model.layers.{n}.mlp", 0.0) for n in (1, 11)]
-        assert ones == [space.value(genome, 0, 1), space.value(genome, 0, 11)]
+        setting, place = plain["parameters"]["lambda"], [gene.key for gene in genes].index("lambda")
+        ones = [resolve(setting, f"model.layers.{n}.mlp.weight", 0.0) for n in (1, 11)]
+        assert ones == [space.value(genome, place, n) for n in (1, 11)]
         assert ones[0] != ones[1]
     assert base["weight"] == [0.5, 0.5]
 

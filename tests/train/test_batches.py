@@ -157,7 +157,9 @@ PHASE = Phase(steps=1, mixture=[Part(path="a")])
 
 def drawn(seed: int, phase: Phase = PHASE, batches: int = 40) -> list[list[Span]]:
     part = phase.mixture[0]
-    return list(islice(plans([(part, rows_of(9, 30))], phase, lines=2, context=32, seed=seed), batches))
+    return list(
+        islice(plans([(part, rows_of(9, 30))], phase, lines=2, context=32, seed=seed), batches)
+    )
 
 
 def test_plans_are_a_function_of_seed_and_phase() -> None:

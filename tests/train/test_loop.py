@@ -211,9 +211,7 @@ def test_freeze_refuses(home: Path, patterns: list[str], message: str) -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run(
-    home: Path, tmp_path: Path, number: float
-) -> None:
+def test_a_loss_that_is_no_number_stops_the_run(home: Path, tmp_path: Path, number: float) -> None:
     def broken(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         return sft(model, batch) * number  # type: ignore[no-any-return]
 

@@ -66,7 +66,10 @@ def test_distill_mixes_the_two_losses(model, weight: float) -> None:  # type: ig
     batch.target = target()
     q = model(input_ids=batch.ids).logits[0].double().softmax(-1)
     named = [[(0.5, q[2, 3]), (0.2, q[2, 4])], [(0.7, q[4, 10])]]
-    lumped = [(0.3, 1 - q[2, 3] - q[2, 4]), (0.3, 1 - q[4, 10])]  # the nameless token among the rest
+    lumped = [
+        (0.3, 1 - q[2, 3] - q[2, 4]),
+        (0.3, 1 - q[4, 10]),
+    ]  # the nameless token among the rest
     kl = [
         sum(p * torch.log(p / one) for p, one in [*pairs, last])
         for pairs, last in zip(named, lumped, strict=True)

@@ -58,9 +58,7 @@ def test_the_same_bytes_in_two_folders_and_the_same_logits_in_transformers(
     last = json.loads((tmp_path / "one/metrics.jsonl").read_text().splitlines()[-1])
     expected = {"final_loss": last["loss"], "steps": 8, "tokens": last["tokens"]}
     assert record["metrics"] == expected
-    theirs, _ = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "one", output_loading_info=True
-    )
+    theirs, _ = AutoModelForCausalLM.from_pretrained(tmp_path / "one", output_loading_info=True)
     text = "12+34=46 and so on."
     ids = open_tokenizer(tmp_path / "one").encode(text)
     assert AutoTokenizer.from_pretrained(tmp_path / "one")(text)["input_ids"] == ids

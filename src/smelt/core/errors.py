@@ -43,6 +43,20 @@ def nearest(word: str, choices: list[str]) -> str:
     return f"'{close[0]}' (one of: {listed})" if close else f"one of: {listed}"
 
 
+# Packages of the extras that are imported where they are used.
+EXTRAS = {
+    "transformers": "train", "huggingface_hub": "train", "reasoning_gym": "data",
+    "cma": "search", "gguf": "export", "xllamacpp": "export",
+    "matplotlib": "report", "jinja2": "report",
+}  # fmt: skip
+
+
+def missing_package(error: ModuleNotFoundError) -> UserError | None:
+    """The UserError for an optional package that is not installed; None for any other module."""
+    package = (error.name or "").partition(".")[0]
+    return needs(EXTRAS[package], package) if package in EXTRAS else None
+
+
 def needs(extra: str, package: str) -> UserError:
     """The error for an optional package that is not installed."""
     return UserError(

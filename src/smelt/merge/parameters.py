@@ -28,6 +28,16 @@ class Span:
     even: bool = False
     boolean: bool = False
 
+    def __str__(self) -> str:
+        if self.boolean:
+            return "true or false"
+        default = "1/experts" if self.even else f"{self.default:g}"
+        scope = "one for each expert" if self.per_expert else "one for the merge"
+        return (
+            f"{scope}, {self.low:g} to {self.high:g}, default {default}, "
+            f"searched from {self.search_low:g} to {self.search_high:g}"
+        )
+
     def start(self, num_experts: int) -> float | bool:
         """The default for a merge of so many experts."""
         return 1.0 / num_experts if self.even else self.default

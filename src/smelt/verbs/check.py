@@ -1,10 +1,12 @@
 """Validate a recipe without running it: every key and input, and what it would cost."""
 
 import importlib
+import sys
 from typing import Annotated, Any
 
 import typer
 
+from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.verbs._options import RecipePath, Settings, read_recipe
 
@@ -15,7 +17,11 @@ def check(recipe: RecipePath, *, verb: Verb = None, settings: Settings = None) -
     """Print what a recipe resolves to, with sizes and warnings; code 2 when something is wrong."""
     data, where = read_recipe(recipe, settings)
     chosen = verb or verb_of_recipe(data, where)
-    for line in importlib.import_module(f"smelt.verbs.{chosen}").check(data, where=where):
+    registry.path_of("verb", chosen)
+    module = importlib.import_module(f"smelt.verbs.{chosen}")
+    if "check" not in vars(module) or module is sys.modules[__name__]:
+        raise UserError(where, f"smelt {chosen} takes no recipe", "the verb of a recipe")
+    for line in module.check(data, where=where):
         print(line)
     print(f"{where}: a sound recipe for smelt {chosen}")
 

@@ -83,7 +83,8 @@ def execute(data: dict[str, Any], out: Path, *, where: str, device: str = "cpu")
         target = out / recipe.report
         write_report([out], target, command=f"smelt run {Path(where).name}")
         progress.say(f"report: {target}")
-    print_table(out)
+    if any(stage.verb == "eval" for stage in recipe.stages):
+        print_table(out)
 
 
 def print_table(out: Path) -> None:

@@ -68,7 +68,9 @@ class Draw:
             return "truth"
         if "math" in self.domains:
             return self.random.choice(("number", "truth")) if self.mixed else "number"
-        return self.random.choice(("number", "digits", "truth") if self.mixed else ("number", "digits"))
+        return self.random.choice(
+            ("number", "digits", "truth") if self.mixed else ("number", "digits")
+        )
 
     def tree(self, kind: Kind, count: int) -> Tree:
         """A tree with `count` operators, or fewer where no operator gives the kind."""
@@ -108,7 +110,9 @@ def composed(
     if not operators or min(operators) < 1 or count < 1 or not tasks:
         raise UserError("composed", "an empty choice", "tasks, a count and operators of at least 1")
     for task in tasks:
-        yield from _rows(random.Random(seed_for(seed, task)), task, count, max_length, operators, mixed)
+        yield from _rows(
+            random.Random(seed_for(seed, task)), task, count, max_length, operators, mixed
+        )
 
 
 def _rows(

@@ -1,5 +1,6 @@
 """CMA-ES: sample around a mean, move mean and covariance towards what scored best. (Hansen 2016)"""
 
+import math
 import warnings
 
 from smelt.core.errors import UserError, needs
@@ -27,6 +28,8 @@ class _Cma:
         }
         if population is not None:
             options["popsize"] = population
+        if len(start) == 1:
+            options["maxstd"] = math.inf  # cma fails when it cuts the step of a single dimension
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one-dimensional spaces are allowed here
             self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
@@ -42,7 +45,9 @@ class _Cma:
     def tell(self, genomes: list[list[float]], fitness: list[float]) -> None:
         """Learn from a whole population (the start point informs nobody but the caller)."""
         scored = {tuple(g): f for g, f in zip(genomes, fitness, strict=True)}
-        self._strategy.tell(self._told, [-scored[tuple(genome)] for genome in self._told])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its notes on small populations help no user of smelt
+            self._strategy.tell(self._told, [-scored[tuple(genome)] for genome in self._told])
 
     def final(self) -> list[list[float]]:
         """The mean of the distribution: often better than any sample of it. One candidate."""

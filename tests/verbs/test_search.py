@@ -1,0 +1,190 @@
+"""`smelt search`: from a merge recipe with marks to the best merge, and again from there."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from smelt.checkpoint.tokenizer import open_tokenizer
+from smelt.core import digest
+from smelt.core.errors import UserError
+from smelt.data.document import write_jsonl
+from smelt.merge.apply import InMemory
+from smelt.models.fitness import Fitness
+from smelt.models.load import load_model
+from smelt.search.prepare import prepare
+from smelt.verbs import merge
+from smelt.verbs.search import check, execute
+from tests.merge.conftest import finetune
+from tests.pico import pico_llama
+from tests.train.rows import SUMS, pair
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("search")
+    pico_llama(home / "base", layers=3)
+    finetune(home / "base", home / "math", 1)
+    finetune(home / "base", home / "code", 2)
+    rows = [pair(*one, domain="sum") for one in SUMS[:12]]
+    write_jsonl(home / "fitness.jsonl", rows + [pair("rev[12]=", "[21].", domain="rev")])
+    return home
+
+
+@pytest.fixture
+def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def recipe(layer_groups: Any = 1, **changes: Any) -> dict[str, Any]:
+    search: dict[str, Any] = {
+        "fitness": {"data": "fitness.jsonl", "domains": {"sum": 2.0, "rev": 1.0},
+                    "measure": "likelihood"},
+        "evaluations": 12,
+        "layer_groups": layer_groups,
+    }  # fmt: skip
+    return {
+        "merge_method": "task_arithmetic",
+        "base_model": "base",
+        "models": [{"model": "math"}, {"model": "code", "parameters": {"weight": 0.4}}],
+        "parameters": {"weight": "search", "lambda": "search"},
+        "search": {**search, **changes},
+    }
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("layer_groups", [1, "all"])
+def test_best_yaml_merges_to_the_same_bytes(home: Path, layer_groups: Any) -> None:
+    execute(recipe(layer_groups), home / "out", where="r")
+    best = yaml.safe_load((home / "out/best.yaml").read_text())
+    assert "search" not in str(best)
+    merge.execute(best, home / "again", where="best.yaml")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert digest.file(home / "out" / name) == digest.file(home / "again" / name)
+    facts = record(home / "out")
+    assert facts["best_recipe"] == best
+    assert facts["method"] == "task_arithmetic"
+    assert str(home) not in (home / "out/run.json").read_text()
+    # The checkpoint on disk scores what the search saw in memory.
+    ready = prepare(recipe(layer_groups), "r")
+    fitness = Fitness(load_model(home / "out"), open_tokenizer(home / "out"), ready.fitness_rows,
+                      {"sum": 2.0, "rev": 1.0}, "likelihood")  # fmt: skip
+    assert fitness({}) == pytest.approx(facts["fitness"]["best"], abs=1e-9)
+    journal = [json.loads(row) for row in (home / "out/journal.jsonl").read_text().splitlines()]
+    assert max(row["fitness"] for row in journal) == facts["fitness"]["best"]
+    assert journal[0]["fitness"] == facts["fitness"]["start"]
+    assert len(journal) == facts["fitness"]["evaluations"] <= 12
+    assert facts["coefficients"]["rows"] == ["weight of math", "lambda"]
+    columns = ["all"] if layer_groups == 1 else ["layer 0", "layer 1", "layer 2", "other"]
+    assert facts["coefficients"]["columns"] == columns
+    assert [len(row) for row in facts["coefficients"]["values"]] == [len(columns)] * 2
+
+
+def test_the_start_is_the_plain_merge(home: Path) -> None:
+    execute(recipe(evaluations=1), home / "out", where="r")
+    plain = recipe()
+    del plain["search"], plain["parameters"]
+    merge.execute(plain, home / "plain", where="p")
+    one, other = (load_model(home / name).state_dict() for name in ("out", "plain"))
+    assert all(torch.allclose(one[name], other[name], rtol=0, atol=1e-6) for name in one)
+
+
+def test_a_warm_start_begins_at_the_best_of_another_search(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(recipe(), home / "global", where="r")
+    layered = recipe("all", warm_start=str(home / "global"), evaluations=2)
+    execute(layered, home / "layered", where="r")
+    best = record(home / "global")["fitness"]["best"]
+    assert record(home / "layered")["fitness"]["start"] == pytest.approx(best, abs=1e-6)
+    values = record(home / "global")["coefficients"]["values"]
+    ready = prepare(layered, "r")
+    genome = ready.start(InMemory(ready.recipe, "r"))
+    found = [[ready.space.value(genome, g, n) for n in range(4)] for g in range(2)]
+    assert found == [pytest.approx([row[0]] * 4, abs=1e-5) for row in values]
+    assert "warm_start" in record(home / "layered")["inputs"]
+
+
+def test_a_warm_start_of_other_models_is_refused(home: Path) -> None:
+    execute(recipe(), home / "global", where="r")
+    data = recipe(warm_start="global")
+    data["models"].reverse()
+    with pytest.raises(UserError, match="warm_start: .*merges other models"):
+        execute(data, home / "out", where="r")
+    with pytest.raises(UserError, match="warm_start: no such recipe: nowhere"):
+        execute(recipe(warm_start="nowhere"), home / "out", where="r")
+
+
+def test_best_yaml_works_beside_the_result_and_fails_clearly_elsewhere(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(recipe(), home / "out", where="r")
+    merge.merge("out/best.yaml", Path("again"))
+    assert digest.file(home / "again/model.safetensors") == digest.file(
+        home / "out/model.safetensors"
+    )
+    assert "cd THAT_FOLDER" in (home / "out/best.yaml").read_text()
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(UserError, match="base: no such folder"):
+        merge.merge(str(home / "out/best.yaml"), Path("again"))
+    assert not os.listdir(".")
+
+
+def test_a_killed_search_ends_with_the_same_bytes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(recipe("all"), home / "whole", where="r")
+    call, calls = Fitness.__call__, 0
+
+    def killed(self: Fitness, merged: dict[str, torch.Tensor]) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return call(self, merged)
+
+    monkeypatch.setattr(Fitness, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        execute(recipe("all"), home / "cut", where="r")
+    assert not (home / "cut").exists()
+    execute(recipe("all"), home / "cut", where="r")
+    found = record(home / "cut")["fitness"]["evaluations"]
+    assert calls == found + 1  # five were replayed from the journal, the sixth was asked twice
+    assert digest.files(home / "cut") == digest.files(home / "whole")
+
+
+def test_check_tells_the_size_of_the_space(home: Path) -> None:
+    lines = check(recipe("all"), where="r")
+    assert lines[0] == "2 parameters x 4 layer groups = 8 genes"
+    assert lines[1].startswith("12 candidates by cma_es, each scored on 13 rows of sum, rev")
+
+
+BAD = [
+    ({"evaluations": 0}, r"search: evaluations: found 0"),
+    ({"algorithm": "cma"}, r"search-algorithm 'cma': no such plug-in. Expected 'cma_es'"),
+    ({"options": {"sigmas": 1}}, r"search.options.sigmas: unknown key. Expected 'sigma'"),
+    ({"options": {"sigma": 3.0}}, r"options.sigma: found 3.0"),
+    ({"layer_groups": 4}, r"layer_groups: found 4. Expected at most 3"),
+    ({"layer_groups": 0}, r"search: layer_groups"),
+    ({"fitness": {"data": "no.jsonl", "domains": {"sum": 1.0}}}, "no such file: no.jsonl"),
+    ({"fitness": {"data": "fitness.jsonl", "domains": {"x": 1.0}}}, "no pairs of domain 'x'"),
+    ({"fitness": {"data": "fitness.jsonl", "domains": {"sum": 0.0}}}, "found 0.0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_bad_recipes(home: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        execute(recipe(**changes), home / "out", where="r")
+    assert not (home / "out").exists()
