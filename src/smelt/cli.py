@@ -1,10 +1,15 @@
 """The command line: one command for each file in `verbs/`; user errors end with code 2."""
 
 import os
+import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
     import typer
 
 # Nothing here phones home; these must be set before any library that would is imported.
@@ -59,12 +64,33 @@ def _ask_again(unraisable: "sys.UnraisableHookArgs") -> None:
     """Python prints and forgets an interrupt that falls into a callback, and imports run many:
     deliver it once more, a moment later."""
     if unraisable.exc_type is KeyboardInterrupt:
-        import signal
-
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:
         sys.__unraisablehook__(unraisable)
+
+
+@contextmanager
+def _interrupts() -> "Iterator[list[int]]":
+    """A list that an interrupt adds to before it is raised. Libraries that are interrupted while
+    they are imported raise errors of their own instead, which then mean no more than that."""
+    pressed: list[int] = []
+
+    def press(number: int, frame: "FrameType | None") -> None:
+        pressed.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # started in the background: SIGINT is ignored
+        yield pressed
+        return
+    hook, sys.unraisablehook = sys.unraisablehook, _ask_again
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = hook
 
 
 def _fail(line: str) -> None:
@@ -79,24 +105,23 @@ def _fail(line: str) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a defect of ours, 2 what the user can mend."""
-    from smelt.core.errors import UserError, missing_package, refusal
+    from smelt.core.errors import UserError, refusal
 
-    sys.unraisablehook = _ask_again
-    try:
-        app_for(sys.argv[1:])(prog_name="smelt", standalone_mode=True)
-    except UserError as error:
-        _fail(f"error: {error}")
-    except (OSError, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError):
-            told = missing_package(error)
-        else:
+    with _interrupts() as pressed:
+        try:
+            app_for(sys.argv[1:])(prog_name="smelt", standalone_mode=True)
+        except UserError as error:
+            _fail(INTERRUPTED if pressed else f"error: {error}")
+        except KeyboardInterrupt:
+            _fail(INTERRUPTED)
+        except SystemExit as stop:
+            if stop.code != SIGINT_CODE:
+                raise
+            _fail(INTERRUPTED)
+        except Exception as error:  # a defect, with its traceback, unless we know better
             told = refusal(error, "smelt")
-        if told is None:
-            raise
-        _fail(f"error: {told}")
-    except KeyboardInterrupt:
-        _fail(INTERRUPTED)
-    except SystemExit as stop:
-        if stop.code != SIGINT_CODE:
-            raise
-        _fail(INTERRUPTED)
+            if pressed:
+                _fail(INTERRUPTED)
+            if told is None:
+                raise
+            _fail(f"error: {told}")

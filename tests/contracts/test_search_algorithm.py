@@ -75,5 +75,5 @@ def test_population_is_taken_and_checked(name: str) -> None:
     make = registry.load("search-algorithm", name)
     algorithm = make(START, 0, population=6)
     assert [len(algorithm.ask()), len(algorithm.ask())] == [7, 6]
-    with pytest.raises(UserError, match="options.population"):
+    with pytest.raises(UserError, match=r"options.population"):
         make(START, 0, population=0)

@@ -19,7 +19,15 @@ from smelt.models.score import BATCH_LOGITS, Encoded, Scorer, encode_pair, encod
 from tests.pico import pico_llama
 from tests.train.rows import pair
 
-PROMPTS = ["max[352]*1-2=", "The", "def add(a, b):\n    return", "T&!F=", "x", "1" * 60, "jumps over"]
+PROMPTS = [
+    "max[352]*1-2=",
+    "The",
+    "def add(a, b):\n    return",
+    "T&!F=",
+    "x",
+    "1" * 60,
+    "jumps over",
+]
 
 
 @pytest.fixture(scope="module", params=["byte_bpe", "sentencepiece_bpe"])
@@ -76,7 +84,7 @@ def test_nothing_to_generate_and_an_empty_prompt(pico: Any) -> None:
 
 def test_a_prompt_beyond_the_context_is_refused(pico: Any) -> None:
     generate(*pico, ["1" * 100], max_new_tokens=128 - len(pico[1].encode("1" * 100)))
-    with pytest.raises(UserError, match="need 1[0-9][0-9] tokens. Expected at most 128"):
+    with pytest.raises(UserError, match=r"need 1[0-9][0-9] tokens. Expected at most 128"):
         generate(*pico, ["a", "1" * 100], max_new_tokens=40)
 
 
@@ -102,7 +110,12 @@ def plain_score(model: Any, ids: list[int], start: int) -> tuple[float, bool]:
     return float(nll[start - 1 :].sum()), bool(hits[start - 1 :].all())
 
 
-ROWS = [("1+1=", "1+1=2."), ("", "The quick brown fox"), ("a", "abc"), ("T&!F=", "T&!F=" + "T" * 40)]
+ROWS = [
+    ("1+1=", "1+1=2."),
+    ("", "The quick brown fox"),
+    ("a", "abc"),
+    ("T&!F=", "T&!F=" + "T" * 40),
+]
 
 
 def test_scores_equal_a_row_by_row_computation(pico: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +179,7 @@ def test_fitness_is_the_weighted_mean_over_domains(pico: Any) -> None:
     assert fitness(same) == pytest.approx(expected, abs=1e-5)
     exact = Fitness(model, tokenizer, rows, weights, "exact")
     assert exact(same) == 0.0
-    with pytest.raises(UserError, match="nothing.weight: not a tensor of the model"):
+    with pytest.raises(UserError, match=r"nothing.weight: not a tensor of the model"):
         fitness({"nothing.weight": torch.zeros(1)})
-    with pytest.raises(UserError, match="a row of .* tokens. Expected at most 128"):
+    with pytest.raises(UserError, match=r"a row of .* tokens. Expected at most 128"):
         Fitness(model, tokenizer, {"a": [pair("1" * 150, "2")]}, {"a": 1.0}, "exact")

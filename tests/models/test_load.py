@@ -59,7 +59,7 @@ def test_loads_in_float32_and_for_evaluation(model_folder: Path) -> None:
 
 def test_refuses_a_missing_tensor(model_folder: Path) -> None:
     rewrite(model_folder, drop="model.norm.weight")
-    with pytest.raises(UserError, match="tensors missing: model.norm.weight"):
+    with pytest.raises(UserError, match=r"tensors missing: model.norm.weight"):
         load_model(model_folder)
 
 
@@ -100,7 +100,7 @@ def test_refuses_damaged_and_foreign_files(model_folder: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="no weights in it"):
         load_model(model_folder)
     (model_folder / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(UserError, match="only pytorch_model.bin in it"):
+    with pytest.raises(UserError, match=r"only pytorch_model.bin in it"):
         load_model(model_folder)
     (model_folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):

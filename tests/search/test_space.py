@@ -81,13 +81,13 @@ def test_groups_cut_the_layers() -> None:
     assert [group.label for group in every] == [*(f"layer {n}" for n in range(12)), "other"]
     assert [group.label for group in group_tensors(NAMES, 1, "r")] == ["all"]
     assert [len(g.tensors) for g in group_tensors(NAMES, 5, "r")] == [4, 4, 6, 4, 6, 2]
-    with pytest.raises(UserError, match="found 13. Expected at most 12"):
+    with pytest.raises(UserError, match=r"found 13. Expected at most 12"):
         group_tensors(NAMES, 13, "r")
 
 
 def test_a_filter_that_would_catch_another_tower_is_refused() -> None:
     names = [*NAMES, "vision_model.layers.1.mlp.weight"]
-    with pytest.raises(UserError, match="would match 'vision_model.layers.1.mlp.weight'"):
+    with pytest.raises(UserError, match=r"would match 'vision_model.layers.1.mlp.weight'"):
         group_tensors(names, "all", "r")
 
 

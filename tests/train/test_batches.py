@@ -17,6 +17,13 @@ from smelt.train.recipe import Part, Phase
 from tests.pico import pico_tokenizer
 from tests.train.rows import pair, plain
 
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.2,
+}
 SHAPES = {
     "llama": {"num_key_value_heads": 2},
     "qwen2": {"num_key_value_heads": 2},
@@ -82,9 +89,7 @@ def test_rows_are_chosen_by_domain_source_and_meta(
 
 @pytest.mark.parametrize("kind", sorted(SHAPES))
 def test_packed_documents_do_not_leak(tokenizer: TextTokenizer, kind: str) -> None:
-    shape = {"model_type": kind, "hidden_size": 32, "intermediate_size": 64,
-             "num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.2}  # fmt: skip
-    model = fresh_model({**shape, **SHAPES[kind]}, tokenizer, 0)
+    model = fresh_model({"model_type": kind, **SMALL, **SHAPES[kind]}, tokenizer, 0)
     document = list(range(60, 75))
 
     def run(before: list[int], lines: int) -> tuple[torch.Tensor, float]:
@@ -113,8 +118,7 @@ def test_packed_documents_do_not_leak(tokenizer: TextTokenizer, kind: str) -> No
 def test_the_loss_is_a_mean_over_target_tokens_however_rows_lie(
     tokenizer: TextTokenizer,
 ) -> None:
-    model = fresh_model({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                         "num_attention_heads": 4, "initializer_range": 0.2}, tokenizer, 0)  # fmt: skip
+    model = fresh_model(SMALL, tokenizer, 0)
     rows = [(list(range(10 + n, 30 + 3 * n)), 2 + n) for n in range(4)]
     sums = tokens = 0.0
     for ids, start in rows:

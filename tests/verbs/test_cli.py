@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ def smelt(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
     def call(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["smelt", *arguments])
-        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
         code = 0
         try:
             cli.main()
@@ -98,6 +99,41 @@ def test_exit_codes_of_interrupts_user_errors_and_full_disks(
     assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+def test_an_error_caused_by_an_interrupt_is_the_interrupt(
+    smelt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted imports of numpy, scipy and transformers raise errors of their own."""
+
+    def ls() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from None
+
+    monkeypatch.setattr(registry, "load", lambda kind, name: ls)
+    before = signal.getsignal(signal.SIGINT)
+    assert smelt("ls") == (2, "", cli.INTERRUPTED + "\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_that_fell_into_a_callback_is_delivered_again(
+    smelt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Callback:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def ls() -> None:
+        callback = Callback()
+        del callback  # Python swallows what is raised here
+        time.sleep(5)
+
+    monkeypatch.setattr(registry, "load", lambda kind, name: ls)
+    begun = time.monotonic()
+    assert smelt("ls") == (2, "", cli.INTERRUPTED + "\n")
+    assert time.monotonic() - begun < 4
 
 
 def test_defects_are_not_dressed_up(smelt: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finetune(home / "base", home / "math", 1)
     finetune(home / "base", home / "code", 2)
     rows = [pair(*one, domain="sum") for one in SUMS[:12]]
-    write_jsonl(home / "fitness.jsonl", rows + [pair("rev[12]=", "[21].", domain="rev")])
+    write_jsonl(home / "fitness.jsonl", [*rows, pair("rev[12]=", "[21].", domain="rev")])
     return home
 
 
@@ -120,7 +120,7 @@ def test_a_warm_start_of_other_models_is_refused(home: Path) -> None:
     execute(recipe(), home / "global", where="r")
     data = recipe(warm_start="global")
     data["models"].reverse()
-    with pytest.raises(UserError, match="warm_start: .*merges other models"):
+    with pytest.raises(UserError, match=r"warm_start: .*merges other models"):
         execute(data, home / "out", where="r")
     with pytest.raises(UserError, match="warm_start: no such recipe: nowhere"):
         execute(recipe(warm_start="nowhere"), home / "out", where="r")

@@ -5,6 +5,7 @@ configurations and then cuts digits and blanks differently (design/fusion.md 5).
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,9 +170,17 @@ def _sentencepiece_bpe(texts: Iterable[str], vocab_size: int) -> tuple[Tokenizer
     pieces = Regex(rf"{BLANK}*\p{{L}}+|\p{{N}}|{BLANK}|[^\p{{L}}\p{{N}}{BLANK}]+")
     trained.pre_tokenizer = pre.Split(pieces, "isolated")
     room = vocab_size - len(specials) - len(fallback)
-    # Rare characters stay bytes; an alphabet larger than the room would be kept whole.
+    # Rare characters stay bytes: an alphabet larger than the room would be kept whole. It is chosen
+    # here, because the trainer breaks ties between characters by chance.
+    texts = list(texts)
+    counts = Counter(symbol for text in texts for symbol in text.replace(" ", BLANK))
+    alphabet = sorted({*counts, BLANK}, key=lambda symbol: (-counts[symbol], symbol))[: room // 2]
     trainer = trainers.BpeTrainer(
-        vocab_size=room, show_progress=False, min_frequency=2, limit_alphabet=room // 2
+        vocab_size=room,
+        show_progress=False,
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
     )
     trained.train_from_iterator(texts, trainer)
     model = json.loads(trained.to_str())["model"]

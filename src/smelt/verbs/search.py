@@ -139,7 +139,7 @@ def execute(
             },
             best_recipe=run.relative(best),
         )
-        text = yaml.safe_dump(run.relative(best), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(run.relative(best), sort_keys=True, allow_unicode=True)
         (run.folder / "best.yaml").write_text(BEST + text, encoding="utf-8")
         write_card(run)
 

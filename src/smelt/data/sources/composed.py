@@ -1,9 +1,7 @@
 """Expression rewriting with a written chain: one domain a task, or an operator of each of two.
 
-The prompt is an expression, the response its rewrites, leftmost innermost first:
-
-    max[352]*1-2=   5*1-2=5-2=3.
-
+The prompt is an expression, the response its rewrites, leftmost innermost first: after
+`max[352]*1-2=` comes `5*1-2=5-2=3.`
 Tasks: `math`, `logic`, `code`, `seq` need an advanced operator of their domain (see
 smelt.data.expression) and use basic ones besides; `ml mc lc ms ls cs` need one of each of two
 domains (first letters) in one chain; `basic` uses basic operators only. Prompts do not repeat.
@@ -29,10 +27,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "ms": ("math", "seq"), "ls": ("logic", "seq"), "cs": ("code", "seq"), "basic": (),
 }  # fmt: skip
 BASIC_SHAPES = ("math", "logic", "code", "ml", "mc", "lc")
-PATIENCE = 20_000
-"""Draws without a new prompt after which the task counts as exhausted."""
-MAX_SHARE = 0.2
-"""Largest share of a task's rows with the same digit as answer."""
+PATIENCE = 20_000  # draws without a new prompt after which the task counts as exhausted
+MAX_SHARE = 0.2  # largest share of a task's rows with the same digit as answer
 
 
 class Draw:
@@ -103,7 +99,7 @@ def composed(
 
     operators: numbers of operators to choose from for each prompt; mixed: basic operators of every
     domain beside the advanced ones of the task, so that a skill is met in foreign surroundings
-    (`3*2<first[71]`), which is what later lets two advanced ones combine. Every row is independent of
+    (`3*2<first[71]`), which later lets two advanced ones combine. Every row is independent of
     `count` and of the other tasks, so a larger count extends a smaller one.
     Raises UserError when a task has fewer distinct prompts than asked for.
     """

@@ -23,7 +23,7 @@ def distill(
     """ce_weight * cross-entropy + (1 - ce_weight) * fusion loss, both per response token.
 
     loss: plug-in of kind loss, with its keywords in loss_options; ce_weight 0.9 is FuseLLM's
-    lambda (arXiv:2401.10491). A batch whose rows all lack anchors learns from its text alone.
+    lambda (arXiv:2401.10491). Tokens without an anchor learn from the text alone, at ce_weight.
     Raises UserError for a batch that nobody gave targets: only `smelt fuse` makes them.
     """
     if batch.target is None:
@@ -31,8 +31,6 @@ def distill(
     logits = packed_logits(model, batch)
     labels = response_labels(batch)
     plain = cross_entropy(logits, labels)
-    if len(batch.target) == 0:
-        return plain
     # A padded head has columns that are no token; no source gives them mass, and none is lumped.
     tokens = logits[..., : batch.num_tokens].flatten(0, 1)
     fused: Tensor = registry.load("loss", loss)(tokens, batch.target, **(loss_options or {}))
