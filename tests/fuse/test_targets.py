@@ -172,7 +172,8 @@ def test_the_pivot_teaches_the_rows_that_it_predicts_best(tmp_path: Path) -> Non
         target = targets.of(number)
         steps = list(range(row.first, len(row.ids) - 1)) if isinstance(row, Tokenized) else []
         assert target.rows.tolist() == steps
-        assert (target.ids >= 0).all() and (target.weight == 1).all()
+        assert (target.ids >= 0).all()
+        assert (target.weight == 1).all()
     counts = targets.notes["alignment"]
     assert counts["steps"] == {
         "pivot": {"anchors": counts["student_steps"], "unaligned": 0, "no_model": 0},
