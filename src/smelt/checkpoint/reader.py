@@ -140,6 +140,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_optional_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, an empty one when there is no such file. Raises UserError."""
+    return read_json(path) if path.is_file() else {}
+
+
 def _inside(folder: Path, file: Path) -> bool:
     """Whether a file stays in its folder; a hub snapshot may link to its model's blobs."""
     home = folder.resolve()

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
 
+from smelt.checkpoint.reader import read_optional_json
 from smelt.core import digest
 from smelt.core.errors import UserError
 
@@ -59,18 +60,6 @@ class TextTokenizer:
         return str(self.raw.decode(ids, skip_special_tokens=True))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(path, "not JSON", "a JSON object") from error
-    if not isinstance(data, dict):
-        raise UserError(path, "no JSON object in it", "a JSON object")
-    return data
-
-
 def open_tokenizer(folder: Path | str) -> TextTokenizer:
     """The tokenizer of a checkpoint folder.
 
@@ -87,8 +76,8 @@ def open_tokenizer(folder: Path | str) -> TextTokenizer:
     raw.no_truncation()
     raw.no_padding()
     raw.encode_special_tokens = True
-    named = _json(folder / "tokenizer_config.json")
-    config = _json(folder / "config.json")
+    named = read_optional_json(folder / "tokenizer_config.json")
+    config = read_optional_json(folder / "config.json")
 
     def token_id(role: str) -> int | None:
         token = named.get(f"{role}_token")

@@ -1,11 +1,11 @@
 """The tokenizer of a checkpoint folder as the lists that a GGUF file holds."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smelt.checkpoint.reader import read_optional_json
 from smelt.core.errors import UserError
 from smelt.export.pretokenizer import Kind, kind_of
 
@@ -33,19 +33,6 @@ class Vocabulary:
     chat_template: str | None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one when there is no such file. Raises UserError when damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(path, "not JSON", "a JSON object") from error
-    if not isinstance(data, dict):
-        raise UserError(path, "no JSON object in it", "a JSON object")
-    return data
-
-
 def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     """The vocabulary of a folder, filled up to the `rows` of the model's embedding.
 
@@ -55,7 +42,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(folder, "no tokenizer.json in it", "a Hugging Face checkpoint folder")
-    raw = read_json(path)
+    raw = read_optional_json(path)
     kind = kind_of(raw, path)
     added = raw.get("added_tokens") or []
     pieces: dict[str, int] = dict(raw["model"]["vocab"])
@@ -75,7 +62,10 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
         types[token["id"]] = CONTROL if token.get("special") else USER_DEFINED
     if unknown is not None and unknown in pieces:
         types[pieces[unknown]] = UNKNOWN
-    named, config = read_json(folder / "tokenizer_config.json"), read_json(folder / "config.json")
+    named, config = (
+        read_optional_json(folder / "tokenizer_config.json"),
+        read_optional_json(folder / "config.json"),
+    )
 
     def token_id(role: str) -> int | None:
         entry = named.get(f"{role}_token")

@@ -1,5 +1,7 @@
 """Arguments and flags that verbs share, so that each is written (and explained) once."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +41,35 @@ def read_recipe(text: str, settings: list[str] | None) -> tuple[dict[str, Any], 
     if not isinstance(data, dict):
         raise UserError(path, "no mapping in it", "a recipe with keys")
     return data, str(path)
+
+
+def recipe_verb(
+    name: str, execute: Callable[..., None], *, device: bool = True
+) -> Callable[..., None]:
+    """The command of a verb that turns a recipe into a result folder by its `execute`.
+
+    device: whether the verb has a `--device` (one that nothing reads would be a lie).
+    """
+
+    def command(
+        recipe: RecipePath,
+        out: OutFolder = None,
+        *,
+        out_option: OutOption = None,
+        seed: Seed = 0,
+        device: Device = "cpu",
+        settings: Settings = None,
+    ) -> None:
+        content, where = read_recipe(recipe, settings)
+        folder = out_folder(out, out_option, name)
+        execute(content, folder, where=where, seed=seed, device=device)
+
+    if not device:
+        taken = inspect.signature(command)
+        kept = [item for key, item in taken.parameters.items() if key != "device"]
+        vars(command)["__signature__"] = taken.replace(parameters=kept)
+    command.__name__ = name
+    return command
 
 
 def out_folder(positional: Path | None, option: Path | None, verb: str) -> Path:

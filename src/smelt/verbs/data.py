@@ -5,31 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from smelt.core.errors import UserError
 from smelt.core.run import Run
-from smelt.verbs._options import (
-    OutFolder,
-    OutOption,
-    RecipePath,
-    Seed,
-    Settings,
-    out_folder,
-    read_recipe,
-)
+from smelt.verbs._options import recipe_verb
 
 if TYPE_CHECKING:
     from smelt.data.recipe import DataRecipe
-
-
-def data(
-    recipe: RecipePath,
-    out: OutFolder = None,
-    *,
-    out_option: OutOption = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-) -> None:
-    """Curate a data set into OUT: train, fitness and test.jsonl, tokenizers, run.json."""
-    content, where = read_recipe(recipe, settings)
-    execute(content, out_folder(out, out_option, "data"), where=where, seed=seed)
 
 
 def shape(data: dict[str, Any], *, where: str) -> None:
@@ -128,3 +107,6 @@ def _installed(recipe: "DataRecipe") -> dict[str, str]:
         found |= {"python": platform.python_version()}
         found |= {name: _version(name, "packages") for name in packages}
     return found
+
+
+data = recipe_verb("data", execute, device=False)

@@ -6,31 +6,8 @@ from typing import Any
 
 from smelt.core import registry
 from smelt.core.run import Run
-from smelt.verbs._options import (
-    Device,
-    OutFolder,
-    OutOption,
-    RecipePath,
-    Seed,
-    Settings,
-    out_folder,
-    read_recipe,
-)
+from smelt.verbs._options import recipe_verb
 from smelt.verbs.train import write_card
-
-
-def fuse(
-    recipe: RecipePath,
-    out: OutFolder = None,
-    *,
-    out_option: OutOption = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    settings: Settings = None,
-) -> None:
-    """Fuse source models into a pivot; OUT is the target model's checkpoint folder."""
-    content, where = read_recipe(recipe, settings)
-    execute(content, out_folder(out, out_option, "fuse"), where=where, seed=seed, device=device)
 
 
 def shape(data: dict[str, Any], *, where: str) -> None:
@@ -104,3 +81,6 @@ def execute(
         fusion.remove_stores(stores)
         run.note(metrics=metrics, parameters=count_parameters(model), **targets.notes)
         write_card(run)
+
+
+fuse = recipe_verb("fuse", execute)

@@ -7,31 +7,10 @@ Example: smelt merge recipe.yaml OUT. The recipe names `merge_method`, `base_mod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smelt.verbs._options import (
-    OutFolder,
-    OutOption,
-    RecipePath,
-    Seed,
-    Settings,
-    out_folder,
-    read_recipe,
-)
+from smelt.verbs._options import recipe_verb
 
 if TYPE_CHECKING:
     from smelt.merge.plan import MergePlan
-
-
-def merge(
-    recipe: RecipePath,
-    out: OutFolder = None,
-    *,
-    out_option: OutOption = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-) -> None:
-    """Merge the models of a recipe into a checkpoint folder."""
-    data, where = read_recipe(recipe, settings)
-    execute(data, out_folder(out, out_option, "merge"), where=where, seed=seed)
 
 
 def execute(
@@ -83,3 +62,6 @@ def _plan(data: dict[str, Any], where: str) -> "MergePlan":
     from smelt.merge.recipe import parse_recipe
 
     return plan(parse_recipe(data, where), where)
+
+
+merge = recipe_verb("merge", execute, device=False)

@@ -5,16 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from smelt.core import registry
 from smelt.core.run import Run
-from smelt.verbs._options import (
-    Device,
-    OutFolder,
-    OutOption,
-    RecipePath,
-    Seed,
-    Settings,
-    out_folder,
-    read_recipe,
-)
+from smelt.verbs._options import recipe_verb
 from smelt.verbs.train import write_card
 
 if TYPE_CHECKING:
@@ -24,20 +15,6 @@ BEST = """\
 # The best merge of a search. Model paths start at the folder that holds the result folder, so call
 # `smelt merge` there: cd THAT_FOLDER && smelt merge RESULT/best.yaml OUT
 """
-
-
-def search(
-    recipe: RecipePath,
-    out: OutFolder = None,
-    *,
-    out_option: OutOption = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    settings: Settings = None,
-) -> None:
-    """Search a merge recipe that says `search`; OUT is the best merge, its recipe best.yaml."""
-    content, where = read_recipe(recipe, settings)
-    execute(content, out_folder(out, out_option, "search"), where=where, seed=seed, device=device)
 
 
 def shape(data: dict[str, Any], *, where: str) -> None:
@@ -148,3 +125,6 @@ def _label(gene: "Gene", best: dict[str, Any]) -> str:
     if gene.model is None:
         return gene.key
     return f"{gene.key} of {Path(best['models'][gene.model]['model']).name}"
+
+
+search = recipe_verb("search", execute)

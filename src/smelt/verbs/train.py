@@ -6,30 +6,7 @@ from typing import Any
 
 from smelt.core import registry
 from smelt.core.run import Run
-from smelt.verbs._options import (
-    Device,
-    OutFolder,
-    OutOption,
-    RecipePath,
-    Seed,
-    Settings,
-    out_folder,
-    read_recipe,
-)
-
-
-def train(
-    recipe: RecipePath,
-    out: OutFolder = None,
-    *,
-    out_option: OutOption = None,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    settings: Settings = None,
-) -> None:
-    """Run one training stage into a checkpoint folder."""
-    content, where = read_recipe(recipe, settings)
-    execute(content, out_folder(out, out_option, "train"), where=where, seed=seed, device=device)
+from smelt.verbs._options import recipe_verb
 
 
 def shape(data: dict[str, Any], *, where: str) -> None:
@@ -86,3 +63,6 @@ def write_card(run: Run) -> None:
     from smelt.report.card import model_card
 
     (run.folder / "README.md").write_text(model_card(run.record), encoding="utf-8")
+
+
+train = recipe_verb("train", execute)
