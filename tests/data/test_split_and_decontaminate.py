@@ -7,8 +7,10 @@ import pytest
 
 from smelt.core.errors import UserError
 from smelt.data import split
+from smelt.data.curate import curate
 from smelt.data.decontaminate import Hit, Index, benchmark_texts, tokens
 from smelt.data.document import Document, make, read_jsonl, write_jsonl
+from smelt.data.recipe import read as read_recipe
 
 
 def text(content: str) -> Document:
@@ -94,3 +96,42 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="does not begin the text"):
         list(read_jsonl(path))
+
+
+def test_no_held_out_problem_is_solved_on_the_way_of_another_chain(tmp_path: Path) -> None:
+    recipe = {
+        "sources": [{"name": "composed", "tasks": ["math"], "count": 900, "operators": [1, 2, 3]}],
+        "splits": {"fitness": 0.2, "test": 0.2, "max_per_domain": 40},
+    }
+    notes = curate(read_recipe(recipe, "here"), tmp_path, seed=3, where="here")
+    rows = {n: list(read_jsonl(tmp_path / f"{n}.jsonl")) for n in ("train", "fitness", "test")}
+
+    def expressions(name: str) -> set[str]:
+        return {part for row in rows[name] for part in row.text[:-1].split("=")[:-1]}
+
+    def problems(name: str) -> set[str]:
+        return {row.prompt[:-1] for row in rows[name]}
+
+    assert not problems("test") & (expressions("train") | expressions("fitness"))
+    assert not problems("fitness") & expressions("train")
+    dropped = next(step for step in notes["steps"] if step["step"] == "split")["dropped"]
+    assert dropped["step_of_train"] > 0
+    assert all(0 < len(rows[name]) <= 40 for name in ("fitness", "test"))
+
+
+def test_surplus_is_chosen_by_content_so_that_every_source_keeps_its_share(tmp_path: Path) -> None:
+    file = tmp_path / "more.jsonl"
+    texts = [{"text": f"a text of the second source, number {n}"} for n in range(400)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    other = tmp_path / "first.jsonl"
+    texts = [{"text": f"the first source wrote this as its {n}th text"} for n in range(400)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    recipe = {
+        "sources": [{"name": "jsonl", "path": str(path), "domain": "d"} for path in (other, file)],
+        "splits": {"fitness": 0.2, "test": 0.2, "max_per_domain": 40},
+    }
+    curate(read_recipe(recipe, "here"), tmp_path, seed=0, where="here")
+    test = [row.text for row in read_jsonl(tmp_path / "test.jsonl")]
+    second = sum("second source" in text for text in test)
+    assert len(test) == 40
+    assert 10 <= second <= 30

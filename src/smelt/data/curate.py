@@ -13,7 +13,7 @@ from smelt.core import progress, registry
 from smelt.core.errors import UserError
 from smelt.core.seed import seed_for
 from smelt.data import dedup, split
-from smelt.data.decontaminate import Index, benchmark_texts
+from smelt.data.decontaminate import Index, benchmark_texts, problem, written_steps
 from smelt.data.document import Document, Skipped, Verdict, make, write_jsonl
 from smelt.data.recipe import DataRecipe, Filter, Source
 from smelt.data.tally import Tally
@@ -32,7 +32,7 @@ def curate(recipe: DataRecipe, folder: Path, *, seed: int, where: str) -> dict[s
         docs, fixed = _near(recipe, docs, fixed, tally)
     shares = recipe.splits
     chosen = split.assign(docs, fixed, fitness=shares.fitness, test=shares.test)
-    parts = _cap(docs, fixed, chosen, shares.max_per_domain, tally)
+    parts = _divide(docs, fixed, chosen, shares.max_per_domain, tally)
     parts["train"], hits = _decontaminate(recipe, parts, tally)
     wanted = {"train": True, "fitness": shares.fitness > 0, "test": shares.test > 0}
     for name, needed in wanted.items():
@@ -121,21 +121,51 @@ def _near(
     return [docs[place] for place in kept], [fixed[place] for place in kept]
 
 
-def _cap(
+def _divide(
     docs: list[Document],
     fixed: list[str | None],
     chosen: list[str],
     most: int | None,
     tally: Tally,
 ) -> dict[str, list[Document]]:
-    """The splits, held-out ones with at most so many rows a domain (not counting demanded rows)."""
-    parts: dict[str, list[Document]] = {name: [] for name in split.SPLITS}
+    """The splits, without held-out chains that another split solves on its way.
+
+    Of held-out rows (not counting demanded ones) at most so many a domain stay, chosen by content,
+    so that every source of a domain keeps its share.
+    """
+    solved: set[str] = set()
+    asked: set[str] = set()
+    for doc, name in zip(docs, chosen, strict=True):
+        if name == "train":
+            solved |= written_steps(doc)
+        elif name == "test":
+            asked.add(problem(doc))
+
+    def leak(doc: Document, name: str) -> str | None:
+        steps = written_steps(doc)
+        if not steps or name == "train":
+            return None
+        if problem(doc) in solved:
+            return "step_of_train"
+        return "holds_test_problem" if name == "fitness" and steps & asked else None
+
+    leaks = [leak(doc, name) for doc, name in zip(docs, chosen, strict=True)]
+    open_ = [
+        place
+        for place, name in enumerate(chosen)
+        if name != "train" and fixed[place] is None and leaks[place] is None
+    ]
     counts: Counter[tuple[str, str]] = Counter()
-    for doc, demanded, name in zip(docs, fixed, chosen, strict=True):
-        capped = name != "train" and demanded is None and most is not None
-        full = capped and counts[name, doc.domain] == most
-        if tally.count("split", f"surplus_of_{name}" if full else None, doc.text):
-            counts[name, doc.domain] += capped
+    surplus = set()
+    for place in sorted(open_, key=lambda place: docs[place].id):
+        key = (chosen[place], docs[place].domain)
+        counts[key] += 1
+        if most is not None and counts[key] > most:
+            surplus.add(place)
+    parts: dict[str, list[Document]] = {name: [] for name in split.SPLITS}
+    for place, (doc, name) in enumerate(zip(docs, chosen, strict=True)):
+        reason = f"surplus_of_{name}" if place in surplus else leaks[place]
+        if tally.count("split", reason, doc.text):
             parts[name].append(doc)
     return parts
 

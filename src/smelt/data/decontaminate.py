@@ -29,6 +29,20 @@ def tokens(text: str) -> list[str]:
     return _TOKEN.findall(normalize(text))
 
 
+def written_steps(doc: Document) -> set[str]:
+    """Every expression that a chain writes out, its problem first; nothing for other rows.
+
+    A chain solves more than its own problem: `2+3*1=2+3=5.` shows the answer to `2+3=` as well.
+    """
+    chain = doc.meta.get("verifier") == "expression"
+    return set(doc.text.rstrip(".").split("=")[:-1]) if chain else set()
+
+
+def problem(doc: Document) -> str:
+    """The expression that a chain row asks about."""
+    return doc.prompt.rstrip("=")
+
+
 class Index:
     """The n-grams of held-out texts. State: one entry for each n-gram or short text."""
 
