@@ -28,11 +28,14 @@ def cost(out: Path) -> str:
 
 
 def sentences(out: Path) -> tuple[list[str], list[str]]:
-    """The summary lines, and every comparison in full."""
-    groups = by_name(gather([out]), EvalRecord)
-    found = [claim for pairs in groups.values() for claim in claims(rows_of(pairs))]
-    lines = [f"- **{claim.model}** {claim.text}" for claim in found]
-    return [f"- {line}" for line in summary(found)], lines
+    """The summary lines with the number of comparisons, and every comparison in full."""
+    short, full = [], []
+    for pairs in by_name(gather([out]), EvalRecord).values():
+        found = claims(rows_of(pairs))
+        short += [f"- {line}" for line in summary(found)]
+        full += [f"- **{claim.model}** {claim.text}" for claim in found]
+    note = f"Gaps in percentage points; {len(full)} comparisons, none corrected for their number."
+    return [*short, "", note], full
 
 
 def block(out: Path, only: list[str]) -> str:
@@ -58,7 +61,7 @@ def page(out: Path, name: str) -> str:
             "",
             markdown_scores([out]),
             "",
-            "## Against the best expert",
+            "## Who beats whom",
             "",
             *short,
             "",
@@ -75,7 +78,7 @@ def main() -> None:
     out, target = Path(sys.argv[1]), Path(sys.argv[2])
     text = target.read_text(encoding="utf-8") if target.is_file() else ""
     if BLOCK.search(text):
-        only = ["domains", "combined", "seq"]
+        only = ["domains", "combined", "fourth"]
         text = BLOCK.sub(lambda found: found[1] + block(out, only) + found[2], text)
     else:
         text = page(out, str(out))

@@ -203,11 +203,7 @@ def test_example_merge_method(page: str, example: Any, tmp_path: Path) -> None:
     tensor = "model.layers.0.mlp.up_proj.weight"
     base, one, two = (Checkpoint.open(f).read(tensor).double() for f in folders)
     a, b = one - base, two - base
-    if "magmax" in name:
-        expected = base + 0.5 * torch.where(a.abs() >= b.abs(), a, b)
-    else:
-        size = (a.abs().mean() + b.abs().mean()) / 2
-        expected = base + 0.5 * (a.sign() + b.sign()) / 2 * size
+    expected = base + 0.5 * torch.where(a.abs() >= b.abs(), a, b)
     found = Checkpoint.open(tmp_path / "out").read(tensor).double()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
     assert load_method(name).needs_base
@@ -229,6 +225,9 @@ def test_example_benchmark(example: Any, tmp_path: Path) -> None:
     assert found.score("so it is 51.", item) == (True, "right")
     assert found.score("so it is 50.", item)[0] is False
     folder = pico_llama(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 256  # room for its 128 answer tokens
+    (folder / "config.json").write_text(json.dumps(config))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "76-25?", "answer": "51"}\n')
     entry = {"name": name, "data": str(rows)}

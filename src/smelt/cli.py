@@ -105,7 +105,7 @@ def _fail(line: str) -> None:
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a defect of ours, 2 what the user can mend."""
-    from smelt.core.errors import UserError, refusal
+    from smelt.core.errors import UserError, missing_package, refusal
 
     with _interrupts() as pressed:
         try:
@@ -119,7 +119,7 @@ def main() -> None:
                 raise
             _fail(INTERRUPTED)
         except Exception as error:  # a defect, with its traceback, unless we know better
-            told = refusal(error, "smelt")
+            told = missing_package(error) or refusal(error, "smelt")
             if pressed:
                 _fail(INTERRUPTED)
             if told is None:

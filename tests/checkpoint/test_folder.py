@@ -8,6 +8,7 @@ import pytest
 
 from smelt.checkpoint import folder
 from smelt.core.errors import UserError
+from smelt.export.vocabulary import read_vocabulary
 
 
 def test_config_has_rope_theta_at_both_places(tmp_path: Path) -> None:
@@ -60,3 +61,24 @@ def test_vocabulary_of_both_kinds(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(UserError, match="no vocabulary in it"):
         folder.vocabulary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"model": 3},
+        {"model": {"vocab": [1, 2]}},
+        {"model": {"vocab": ["ab", []]}},
+        {"model": {"vocab": {"a": "b"}}},
+        {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1}]},
+        {"model": {"vocab": {"a": 0}}, "added_tokens": 3},
+    ],
+)
+def test_a_damaged_vocabulary_is_an_error_for_merge_and_export(
+    tmp_path: Path, data: dict[str, object]
+) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"tokenizer.json: no vocabulary"):
+        folder.vocabulary(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer.json"):
+        read_vocabulary(tmp_path, 10)

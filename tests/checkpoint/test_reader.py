@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from smelt.checkpoint.reader import INDEX, SINGLE, Checkpoint
-from smelt.checkpoint.writer import write_checkpoint
 from smelt.core.errors import UserError
+from tests.weights import write_checkpoint
 
 TENSORS = {
     "model.embed_tokens.weight": torch.arange(12, dtype=torch.bfloat16).reshape(3, 4),

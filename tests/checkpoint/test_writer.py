@@ -10,8 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from smelt.checkpoint.reader import INDEX, SINGLE, Checkpoint
-from smelt.checkpoint.writer import Entry, Writer, write_checkpoint
+from smelt.checkpoint.writer import Entry, Writer
 from smelt.core.errors import UserError
+from tests.weights import write_checkpoint
 
 
 def _tensors() -> dict[str, torch.Tensor]:

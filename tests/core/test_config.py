@@ -143,3 +143,26 @@ def test_bad_overrides(setting: str, found: str) -> None:
     with pytest.raises(UserError, match=found) as caught:
         config.override({"a": 1, "list": [1, 2]}, [setting], "r")
     assert f"--set {setting}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("-2E+5", -2e5), (".5e1", 5.0), ("3.e2", 300.0), ("1e", "1e"), ("1_0", 10),
+     ("e3", "e3"), ("1e3x", "1e3x"), ("'1e3'", "1e3"), ("08", "08"), ("7", 7)],
+)  # fmt: skip
+def test_numbers_as_yaml_1_2_reads_them(tmp_path: Path, text: str, value: Any) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"lr: {text}\n")
+    found = config.read_yaml(path)["lr"]
+    assert (found, type(found)) == (value, type(value))
+    assert config.override({}, [f"lr={text}"], "r") == {"lr": value}
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: [*a]}", "&a [*a]"])
+def test_an_alias_inside_itself(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"r.yaml:1:.*an alias inside what it stands for"):
+        config.read_yaml(path)
+    path.write_text("a: &a [1]\nb: [*a, *a]")
+    assert config.read_yaml(path) == {"a": [1], "b": [[1], [1]]}

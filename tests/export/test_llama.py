@@ -106,3 +106,19 @@ def test_tensor_names() -> None:
         tensor_names([*names, "model.layers.0.self_attn.q_proj.bias"], llama, Path("m"))
     with pytest.raises(UserError, match="no tensor lm_head"):
         tensor_names([name for name in names if "lm_head" not in name], untied, Path("m"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": "wide"}, "a dimension that is no number"),
+        ({"max_position_embeddings": [128]}, "a dimension that is no number"),
+        ({"num_attention_heads": 0}, "a dimension that is no number"),
+        ({"rope_parameters": "default"}, "rope_parameters is 'default'"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]"),
+        ({"architectures": 3}, "architecture 3"),
+    ],
+)
+def test_values_of_a_wrong_kind(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"m/config.json: {message}"):
+        read(**changes)

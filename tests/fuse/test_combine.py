@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from smelt.core.errors import UserError
 from smelt.fuse.combine import Evidence, combine
 
 
@@ -40,10 +39,9 @@ def test_a_finer_tokenizer_wins_per_token_but_not_per_byte() -> None:
 def test_avg_ce_is_the_formula() -> None:
     models = [evidence([5.0], [4], [10]), evidence([7.0], [2], [9])]
     bits = [5 / math.log(2) / 10, 7 / math.log(2) / 9]
-    for temperature in (1.0, 0.1):
-        powers = [math.exp(-b / temperature) for b in bits]
-        found = combine(models, rule="avg_ce", temperature=temperature).weights[0]
-        assert found == pytest.approx([p / sum(powers) for p in powers])
+    powers = [math.exp(-b) for b in bits]
+    found = combine(models, rule="avg_ce").weights[0]
+    assert found == pytest.approx([p / sum(powers) for p in powers])
     powers = [math.exp(math.exp(-5 / 4)), math.exp(math.exp(-7 / 2))]
     found = combine(models, rule="avg_ce", ce="token").weights[0]
     assert found == pytest.approx([p / sum(powers) for p in powers])
@@ -68,12 +66,3 @@ def test_absent_models_get_nothing_and_ties_go_to_the_first(rule: str) -> None:
     assert found.weights[0].tolist() == [0, 1]
     assert found.weights[1].tolist() == ([1, 0] if rule == "min_ce" else [0.5, 0.5])
     assert found.weights[2].tolist() == [0, 0]
-
-
-def test_temperature_is_refused_where_it_would_be_ignored() -> None:
-    models = [evidence([1.0], [1], [1])]
-    for options in ({"rule": "min_ce"}, {"rule": "avg_ce", "ce": "token"}):
-        with pytest.raises(UserError, match="only for avg_ce per byte"):
-            combine(models, temperature=0.5, **options)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="above 0"):
-        combine(models, rule="avg_ce", temperature=0.0)

@@ -118,7 +118,7 @@ def test_the_target_of_step_t_is_about_token_t_plus_1(tmp_path: Path) -> None:
     nll = np.asarray(store.nll) * 0
     for number, row in enumerate(targets.tokenized):
         if isinstance(row, Tokenized):
-            ids[store.steps_of(number), 0] = row.ids[row.first + 1 :]
+            ids[slice(*store.offsets[number : number + 2]), 0] = row.ids[row.first + 1 :]
     for field, value in (("ids", ids), ("logp", logp * 0), ("nll", nll), ("rest", nll)):
         object.__setattr__(store, field, value)
     targets = build_targets(ROWS, source(base, name, "pivot"), [source(store, name, "source")])
@@ -152,7 +152,7 @@ def test_evidence_is_about_the_bytes_that_were_predicted(tmp_path: Path) -> None
         if number == 5:  # spells a special token
             assert np.isnan(found.nll[number])
             continue
-        steps = store.steps_of(number)
+        steps = slice(*store.offsets[number : number + 2])
         assert found.nll[number] == pytest.approx(store.nll[steps].astype(float).sum())
         assert found.tokens[number] == steps.stop - steps.start
         if row["prompt"]:

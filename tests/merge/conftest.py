@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from smelt.checkpoint.reader import SINGLE, Checkpoint
-from smelt.checkpoint.writer import write_checkpoint
 from tests.pico import pico_llama
+from tests.weights import write_checkpoint
 
 
 def rewrite(folder: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -111,3 +111,9 @@ def test_extends_must_end(tmp_path: Path) -> None:
         read({"extends": "l.yaml"}, str(tmp_path / "b.yaml"))
     with pytest.raises(UserError, match="values"):
         read({"extends": "tiny", "values": [1]}, str(tmp_path / "b.yaml"))
+
+
+def test_the_report_is_an_html_file() -> None:
+    assert read({**SOUND, "report": "r.html"}, "r.yaml").report == "r.html"
+    with pytest.raises(UserError, match=r"r.yaml: report: found 'r.htm'. Expected .*\.html"):
+        read({**SOUND, "report": "r.htm"}, "r.yaml")

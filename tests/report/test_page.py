@@ -5,11 +5,13 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smelt.core.errors import UserError
 from smelt.core.interval import wilson
+from smelt.core.run import Run
 from smelt.report.page import markdown_scores, render, write_report
 from tests.report.fake import CORRECT, HOSTILE, pipeline
 
@@ -80,7 +82,13 @@ def test_numbers_of_the_table(page: str) -> None:
 
 def test_statements(page: str) -> None:
     text = " ".join("".join(Reader(page).text).split())
-    assert "domains mean (best expert math): shown to beat it: searched (+20.0)" in text
+    line = "domains mean, against the best expert (math): shown to beat it: searched (+20.0)"
+    assert line in text
+    line = "domains mean, against the control (fused_control): shown to beat it: fused (+16.7)"
+    assert line in text
+    assert "combined mean, against the reference (multitask): " in text
+    # Two groups: 3 merges and 1 fused model against the expert and the reference; the control.
+    assert "18 comparisons were made, with experts, controls and references; none is" in text
     assert "searched beats the best expert (math) on the domains mean by +20.0 points" in text
     assert "task_arithmetic does not beat the best expert (math): it loses on the combined" in text
     assert "Answers that could not be read (counted as wrong): base 36 of 3600." in text
@@ -250,3 +258,44 @@ def test_markdown_of_a_pipeline(demo: Path) -> None:
     assert text[2].startswith("| base | base | 0.407 [")
     with pytest.raises(UserError, match="no eval result"):
         markdown_scores([demo / "seed-0" / "base"])
+
+
+def _texts(folder: Path, seed: int, bits: dict[str, float], **notes: Any) -> Path:
+    cells = {
+        model: {"prose": {"bits_per_byte": value, "perplexity": 2**value, "bytes": 9, "tokens": 3}}
+        for model, value in bits.items()
+    }
+    run = Run(folder, "eval", {"seed": seed}, {}, seed=seed)
+    with run:
+        run.note(scores=notes.pop("scores", {m: {} for m in bits}), likelihood=cells, **notes)
+    return folder
+
+
+def test_likelihood_alone_is_a_table(tmp_path: Path) -> None:
+    """An eval of texts only has no score table, and one of bits per byte, over seeds."""
+    runs = [
+        _texts(tmp_path / str(seed) / "eval", seed, {"b": 2.0 + seed, "a|x": 1.5},
+               roles={"b": "base", "a|x": "merge"})
+        for seed in (0, 1)
+    ]  # fmt: skip
+    text = render(runs, command="c")
+    reader = Reader(text)
+    assert reader.open == []
+    assert "<b>2.5000</b><small>perplexity 6.000</small><small>2.0000 · 3.0000</small>" in text
+    assert text.index("<td>b <span") < text.index("<td>a|x <span")  # by role
+    assert "Accuracy, mean over seed" not in text
+    assert markdown_scores(runs) == (
+        "| model | role | prose, bits per byte |\n|---|---|--:|\n"
+        "| b | base | 2.5000 |\n| a\\|x | merge | 1.5000 |"
+    )
+
+
+def test_likelihood_beside_scores(tmp_path: Path) -> None:
+    counts = {"m": {"math": {"correct": 3, "total": 4}}, "n": {}}
+    run = _texts(tmp_path / "eval", 0, {"m": 1.25}, scores=counts)
+    text = render([run], command="c")
+    assert "<b>0.750</b>" in text
+    assert "<b>1.2500</b>" in text
+    table, bits = markdown_scores([run]).split("\n\n")
+    assert "| m |  | 0.750" in table
+    assert "| m |  | 1.2500 |" in bits

@@ -33,7 +33,7 @@ def test_a_merge_that_wins_in_all_seeds_beats() -> None:
         "ahead in 3 of 3 seeds; 95 % interval of the paired difference over seeds [+19.7, +20.4]"
     )
     assert summary([claim]) == [
-        "domains mean (best expert expert): shown to beat it: merged (+20.0)."
+        "domains mean, against the best expert (expert): shown to beat it: merged (+20.0)."
     ]
 
 
@@ -70,21 +70,42 @@ def test_equal_models_are_even() -> None:
     (claim,) = table({"expert": [500, 500], "merged": [500, 500]})
     assert claim.verdict == "even"
     assert claim.text.startswith("equals the best expert (expert)")
-    assert summary([claim]) == ["domains mean (best expert expert): not ahead: merged (+0.0)."]
+    assert summary([claim]) == [
+        "domains mean, against the best expert (expert): not ahead: merged (+0.0)."
+    ]
 
 
-def test_controls_and_references_are_compared_but_not_summed_up() -> None:
+def test_every_merge_and_fused_model_meets_every_reference() -> None:
+    """None is picked by its score on the items that judge it; each kind of rival has its line."""
     found = table({"expert": [500], "merged": [550], "fused": [600], "control": [400],
                    "multitask": [900]})  # fmt: skip
     pairs = [(claim.model, claim.rival, claim.against) for claim in found]
     assert pairs == [
         ("merged", "expert", EXPERT),
+        ("merged", "multitask", REFERENCE),
         ("fused", "expert", EXPERT),
         ("fused", "control", CONTROL),
-        ("merged", "multitask", REFERENCE),
+        ("fused", "multitask", REFERENCE),
     ]
-    assert "control" not in summary(found)[0]
-    assert found[-1].verdict == "loses"
+    assert [claim.verdict for claim in found] == ["beats", "loses", "beats", "beats", "loses"]
+    assert summary(found) == [
+        "domains mean, against the best expert (expert): shown to beat it: merged (+5.0), "
+        "fused (+10.0).",
+        "domains mean, against the control (control): shown to beat it: fused (+20.0).",
+        "domains mean, against the reference (multitask): shown to lose to it: "
+        "merged (\N{MINUS SIGN}35.0), fused (\N{MINUS SIGN}30.0).",
+    ]
+
+
+def test_a_worse_merge_is_not_left_out() -> None:
+    correct = {"good": 600, "bad": 500, "multitask": 550}
+    scores = {0: {name: {"math": {"correct": n, "total": 1000}} for name, n in correct.items()}}
+    roles = {"good": "merge", "bad": "merge", "multitask": "reference"}
+    found = claims(score_table(scores, roles=roles))
+    assert [(claim.model, claim.verdict) for claim in found] == [
+        ("bad", "loses"),
+        ("good", "beats"),
+    ]
 
 
 def test_only_seeds_that_both_have_are_compared() -> None:

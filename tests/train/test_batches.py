@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
 from smelt.core.errors import UserError
 from smelt.data.document import write_jsonl
+from smelt.fuse.pieces import piece_bytes, read_tokenizer
 from smelt.fuse.target import join
+from smelt.fuse.tokenized import Tokenized, tokenize
+from smelt.models.generate import encode_prompts
 from smelt.models.load import fresh_model
+from smelt.models.score import encode_response
 from smelt.train.batches import Row, Span, collate, plans, read_part
 from smelt.train.forward import cross_entropy, packed_logits, response_labels
 from smelt.train.recipe import Part, Phase
@@ -55,7 +61,7 @@ def test_masks_by_hand() -> None:
 
 
 def test_rows_are_prompt_response_and_eos(tmp_path: Path, tokenizer: TextTokenizer) -> None:
-    rows = read_part(part_of(tmp_path, [pair("1+1=", "2."), plain("ab")]), tokenizer, 32, "x")
+    rows, _ = read_part(part_of(tmp_path, [pair("1+1=", "2."), plain("ab")]), tokenizer, 32, "x")
     prompt = tokenizer.encode("1+1=")
     assert rows[0].ids == [*prompt, *tokenizer.encode("2."), tokenizer.eos_id]
     assert rows[0].start == len(prompt)
@@ -68,7 +74,7 @@ def test_long_plain_text_is_cut_and_long_pairs_are_left_out(
     text = "".join(map(str, range(40)))  # digits are single tokens
     ids = [*tokenizer.encode(text), tokenizer.eos_id]
     part = part_of(tmp_path, [plain(text), pair("1+1=", text), plain("")])
-    rows = read_part(part, tokenizer, 16, "x")
+    rows, _ = read_part(part, tokenizer, 16, "x")
     assert [len(row.ids) for row in rows] == [16, 16, 16, 16, len(ids) - 64]
     assert [token for row in rows for token in row.ids] == ids
     one = part_of(tmp_path, [pair("1+1=", text)])
@@ -81,7 +87,7 @@ def test_rows_are_chosen_by_domain_source_and_meta(
 ) -> None:
     documents = [pair("1+1=", "2.", "math"), pair("!T=", "F.", "logic"), plain("abc", "prose")]
     part = part_of(tmp_path, documents, where={"domain": ["math", "logic"], "source": "test"})
-    found = read_part(part, tokenizer, 32, "x")
+    found, _ = read_part(part, tokenizer, 32, "x")
     assert [row.id for row in found] == [one.id for one in documents[:2]]
     with pytest.raises(UserError, match="no rows left"):
         read_part(part_of(tmp_path, documents, where={"task": "x"}), tokenizer, 32, "x")
@@ -191,3 +197,50 @@ def test_moving_a_batch_moves_every_tensor() -> None:
     tensors = (moved.ids, moved.positions, moved.labels, moved.response)
     assert {one.device.type for one in (*tensors, moved.target.rows)} == {"meta"}  # type: ignore[union-attr]
     assert moved.spans is batch.spans
+
+
+def begins_with_bos(folder: Path) -> TextTokenizer:
+    """A tokenizer whose own template puts `<s>` before a text."""
+    pico_tokenizer(folder, kind="sentencepiece_bpe")
+    raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    raw.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", raw.token_to_id("<s>"))]
+    )
+    raw.save(str(folder / "tokenizer.json"))
+    return open_tokenizer(folder)
+
+
+def test_training_reads_what_evaluation_reads(tmp_path: Path) -> None:
+    """Begin-of-text stands first in training, evaluation and capture, and is never a target."""
+    tokenizer = begins_with_bos(tmp_path / "t")
+    assert tokenizer.lead == [tokenizer.bos_id]
+    documents = [pair("1+1=", "2."), plain("ab")]
+    rows, left_out = read_part(part_of(tmp_path, documents), tokenizer, 32, "x")
+    assert left_out == 0
+    prompt, answer = tokenizer.encode("1+1="), tokenizer.encode("2.")
+    assert rows[0].ids == [tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id]
+    assert rows[0].start == 1 + len(prompt)
+    assert rows[1].ids == [tokenizer.bos_id, *tokenizer.encode("ab"), tokenizer.eos_id]
+    assert encode_prompts(tokenizer, ["1+1="]) == [rows[0].ids[: rows[0].start]]
+    seen = encode_response(tokenizer, "1+1=", "1+1=2.")
+    assert (seen.ids, seen.start) == (rows[0].ids, rows[0].start)
+    batch = collate([Span(rows[0], 0, 0), Span(rows[1], 0, len(rows[0].ids))], 1, 40, 0)
+    assert tokenizer.bos_id not in batch.labels.tolist()[0]
+    raw = read_tokenizer(tmp_path / "t")
+    row = {"prompt": "1+1=", "text": "1+1=2."}
+    table = piece_bytes(raw)
+    without, found = (
+        tokenize([row], raw, table, tokenizer.eos_id, lead)[0] for lead in ([], tokenizer.lead)
+    )
+    assert isinstance(found, Tokenized)
+    assert isinstance(without, Tokenized)
+    assert found.ids.tolist() == rows[0].ids
+    assert found.byte_ends.tolist() == without.byte_ends.tolist()
+    # The step that predicts the first response token stands right before it.
+    assert found.first == without.first + 1 == rows[0].start - 1
+
+
+def test_pairs_that_do_not_fit_are_counted(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    documents = [pair("1+1=", "2."), pair("1+1=", "1" * 40), pair("2+1=", "1" * 40)]
+    rows, left_out = read_part(part_of(tmp_path, documents), tokenizer, 16, "x")
+    assert (len(rows), left_out) == (1, 2)

@@ -283,3 +283,18 @@ def test_the_bench_is_sound_where_it_is_not_broken(
     assert smelt("train", "train.yaml", str(tmp_path / "trained"))[0] == 0
     assert (tmp_path / "merged/run.json").is_file()
     assert (tmp_path / "trained/run.json").is_file()
+
+
+def test_a_missing_extra_is_one_line_that_says_how_to_install_it(
+    smelt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*arguments: object, **options: object) -> None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    monkeypatch.setattr(registry, "names", lacking)
+    code, _, err = smelt("ls", "verb")
+    assert code == 2
+    assert err == (
+        "error: transformers: not installed. Expected the extra 'train'. "
+        "Next: pip install 'smelt[train]'\n"
+    )

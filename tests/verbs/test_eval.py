@@ -121,3 +121,25 @@ def test_bad_commands(home: Path) -> None:
         eval(["a"], benchmark=["chains"], out_option=Path("o"))
     with pytest.raises(UserError, match="a recipe and other arguments"):
         eval(["a"], recipe="r.yaml", out_option=Path("o"))
+
+
+def test_a_model_that_cannot_be_asked_is_found_before_any_is_scored(home: Path) -> None:
+    path = home / "b/config.json"
+    config = json.loads(path.read_text())
+    for changes, message in (
+        ({"max_position_embeddings": 46}, r"models.second, benchmarks\[0\]: .* at most 46"),
+        ({"vocab_size": 100}, r"models.second: tokenizer .* the model 100 rows"),
+    ):
+        path.write_text(json.dumps(config | changes))
+        with pytest.raises(UserError, match=message):
+            check(recipe(), where="r")
+
+
+def test_a_hub_name_is_an_input_by_its_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smelt.checkpoint.reader._from_hub", lambda name: home / "a")
+    models = {"first": "org/model"}
+    execute(recipe(models=models, roles={}, text={}), home / "one", where="r")
+    execute(recipe(models={"first": "a"}, roles={}, text={}), home / "two", where="r")
+    one, two = (json.loads((home / n / "run.json").read_text()) for n in ("one", "two"))
+    assert one["scores"] == two["scores"]
+    assert one["inputs"]["models.first"] == two["inputs"]["models.first"]

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
+from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core import digest, registry
 from smelt.core.errors import UserError
 from smelt.data.document import write_jsonl
@@ -137,3 +140,21 @@ def test_bad_recipes(home: Path, tmp_path: Path) -> None:
             execute(changes, out, where="r")
         assert not out.exists()
         assert not out.with_name("out.partial").exists()
+
+
+def test_models_that_begin_their_texts_with_a_token(home: Path, tmp_path: Path) -> None:
+    """Fused with itself after begin-of-text, every step meets itself: nothing is unaligned."""
+    for name in ("pivot", "source"):
+        folder = shutil.copytree(home / "trained", tmp_path / name)
+        raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        raw.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", raw.token_to_id("<s>"))]
+        )
+        raw.save(str(folder / "tokenizer.json"))
+    assert open_tokenizer(tmp_path / "pivot").lead
+    models = {"pivot": str(tmp_path / "pivot"), "sources": {"other": str(tmp_path / "source")}}
+    execute(recipe(home, **models, rule="avg_ce"), tmp_path / "out", where="r")
+    alignment = json.loads((tmp_path / "out/run.json").read_text())["alignment"]
+    steps = {"anchors": alignment["student_steps"], "unaligned": 0}
+    assert alignment["steps"]["other"] == steps
+    assert alignment["steps"]["pivot"] == {**steps, "no_model": 0}

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from smelt.checkpoint.reader import SINGLE, Checkpoint
-from smelt.checkpoint.writer import write_checkpoint
 from smelt.core import digest
 from smelt.core.errors import UserError
 from smelt.verbs.merge import check, execute, merge
 from tests.pico import pico_llama
+from tests.weights import write_checkpoint
 
 RECIPE = """\
 merge_method: ties

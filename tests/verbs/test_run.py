@@ -1,5 +1,6 @@
 """`smelt run`: its checks, its default folder, and what it prints at the end."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 import yaml
 
 from smelt.core.errors import UserError
-from smelt.verbs.run import check, execute, option_or, run, verb_of
+from smelt.verbs._options import given_folder
+from smelt.verbs.run import check, execute, run, verb_of
 
 DATA = {
     "sources": [{"name": "composed", "tasks": ["basic"], "count": 40}],
@@ -46,11 +48,11 @@ def test_a_stages_own_keys_are_checked_before_anything_runs(
 
 
 def test_options() -> None:
-    assert option_or(Path("a"), None) == option_or(None, Path("a")) == Path("a")
-    assert option_or(Path("a"), Path("a")) == Path("a")
-    assert option_or(None, None) is None
-    with pytest.raises(UserError, match="two result folders"):
-        option_or(Path("a"), Path("b"))
+    assert given_folder(Path("a"), None, "run") == given_folder(None, Path("a"), "run") == Path("a")
+    assert given_folder(Path("a"), Path("a"), "run") == Path("a")
+    assert given_folder(None, None, "run") is None
+    with pytest.raises(UserError, match="smelt run: two result folders"):
+        given_folder(Path("a"), Path("b"), "run")
     assert verb_of("data").__name__ == "execute"
 
 
@@ -66,3 +68,15 @@ def test_run_from_a_file_into_its_default_folder(
     capfd.readouterr()
     run("small.yaml", settings=["stages.0.recipe.sources.0.count=30"])
     assert f"data: {rows.absolute()} is done" in capfd.readouterr().err
+
+
+def test_the_page_shows_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the settings: without them the command would give other seeds."""
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(yaml.safe_dump({**RECIPE, "report": "page.html"}))
+    run("small.yaml", Path("my out"), settings=["seeds=[3,4]"])
+    text = html.unescape(Path("my out/page.html").read_text())
+    assert "smelt run small.yaml 'my out' --set 'seeds=[3,4]'" in text
+    execute({**RECIPE, "report": "page.html"}, tmp_path / "b", where="small.yaml")
+    text = html.unescape(Path("b/page.html").read_text())
+    assert f"smelt run small.yaml {tmp_path / 'b'}" in text

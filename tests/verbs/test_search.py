@@ -16,7 +16,7 @@ from smelt.core.errors import UserError
 from smelt.data.document import write_jsonl
 from smelt.merge.apply import InMemory
 from smelt.models.fitness import Fitness
-from smelt.models.load import load_model
+from smelt.models.load import load_model, network_of, save_model
 from smelt.search.prepare import prepare
 from smelt.verbs import merge
 from smelt.verbs.search import check, execute
@@ -188,3 +188,58 @@ def test_bad_recipes(home: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         execute(recipe(**changes), home / "out", where="r")
     assert not (home / "out").exists()
+
+
+def test_the_network_of_a_config_scores_as_the_loaded_one(home: Path) -> None:
+    ready = prepare(recipe(), "r")
+    memory = InMemory(ready.recipe, "r")
+    tokenizer = open_tokenizer(home / "base")
+    merged = memory.merge()
+    network = network_of(memory.plan.config, memory.names, torch.device("cpu"))
+    scores = [
+        Fitness(model, tokenizer, ready.fitness_rows, {"sum": 1.0}, "likelihood")(merged)
+        for model in (network, load_model(home / "base"))
+    ]
+    assert scores[0] == scores[1]
+    names = [name for name in memory.names if name != "model.norm.weight"]
+    with pytest.raises(UserError, match=r"config.json: tensors missing: model.norm.weight"):
+        network_of(memory.plan.config, names, torch.device("cpu"))
+
+
+def test_fitness_of_a_tied_base_with_untied_experts_is_that_of_the_result(home: Path) -> None:
+    for name in ("math", "code"):
+        model = load_model(home / name)
+        head = torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(3))
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(0.2 * head)
+        save_model(model, home / "base", home / name)
+    execute(recipe(evaluations=3), home / "out", where="r")
+    assert json.loads((home / "out/config.json").read_text())["tie_word_embeddings"] is False
+    written = load_model(home / "out")
+    assert not torch.equal(written.lm_head.weight, written.get_input_embeddings().weight)
+    fitness = Fitness(written, open_tokenizer(home / "out"),
+                      prepare(recipe(), "r").fitness_rows, {"sum": 2.0, "rev": 1.0},
+                      "likelihood")  # fmt: skip
+    assert fitness({}) == pytest.approx(record(home / "out")["fitness"]["best"], abs=1e-9)
+
+
+def test_a_search_never_reads_a_test_split(home: Path) -> None:
+    rows = (home / "fitness.jsonl").read_text().splitlines(keepends=True)
+    (home / "test.jsonl").write_text(rows[3])
+    with pytest.raises(UserError, match=f"row {json.loads(rows[3])['id']} of fitness.jsonl also"):
+        prepare(recipe(), "r")
+    data = recipe(fitness={"data": "test.jsonl", "domains": {"sum": 1.0}})
+    with pytest.raises(UserError, match=r"test.jsonl is a test split"):
+        prepare(data, "r")
+    other = pair("9+9=", "18.")
+    write_jsonl(home / "test.jsonl", [other])
+    assert len(prepare(recipe(), "r").fitness_rows["sum"]) == 12
+
+
+def test_hub_names_are_inputs_by_their_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smelt.checkpoint.reader._from_hub", lambda name: home / "math")
+    data = recipe()
+    data["models"][0]["model"] = "org/math"
+    inputs = prepare(data, "r").inputs
+    assert inputs == {"models.0": "base", "models.1": str(home / "math"), "models.2": "code",
+                      "fitness": "fitness.jsonl"}  # fmt: skip

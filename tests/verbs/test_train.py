@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core import digest, registry
 from smelt.core.errors import UserError
+from smelt.data.document import write_jsonl
 from smelt.models.load import load_model
-from smelt.verbs.train import check, execute
+from smelt.verbs.train import check, execute, shape
 from tests.pico import pico_llama, pico_tokenizer
-from tests.train.rows import train_data, write_sums
+from tests.train.rows import pair, train_data, write_sums
 
 SHAPE = {
     "model_type": "llama",
@@ -114,9 +115,32 @@ def test_training_starts_from_the_weights_of_a_model(home: Path, tmp_path: Path)
 
 def test_check_tells_the_plan(home: Path) -> None:
     lines = check(fresh(home), where="r")
-    assert lines[0].startswith("model: ")
+    tokens = open_tokenizer(home / "tokenizer").size
+    # Embedding (tied), 2 x (attention 4 x 32^2, gated mlp 3 x 32 x 64, 2 norms), last norm.
+    count = tokens * 32 + 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32) + 32
+    assert lines[0] == f"model: {count:,} parameters, {tokens} tokens"
     assert any("phase a: 4 steps of at most 64 tokens" in line for line in lines)
     assert any("100 rows" in line and "share 100%" in line for line in lines)
+
+
+def test_check_reads_no_weights(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is known by its headers and configuration, whatever its size."""
+    model = pico_llama(tmp_path / "model")
+    expected = sum(one.numel() for one in load_model(model).parameters())
+
+    def refuse(*arguments: Any, **keys: Any) -> None:
+        raise AssertionError("weights are read")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    monkeypatch.setattr("smelt.models.load.load_model", refuse)
+    data = train_data(home / "rows.jsonl", model=str(model))
+    lines = check(data, where="r")
+    assert lines[0].startswith(f"model: {expected:,} parameters, ")
+    (model / "config.json").write_text('{"model_type": "nonsense", "vocab_size": 9999}')
+    with pytest.raises(UserError, match=r"model: cannot be loaded \("):
+        check(data, where="r")
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -155,3 +179,21 @@ def test_bad_inputs(home: Path, tmp_path: Path) -> None:
         execute({**data, "tokenizer": str(home / "tokenizer")}, tmp_path / "out", where="r")
     with pytest.raises(UserError, match="'cuda:77' cannot be used"):
         execute(data, tmp_path / "out", where="r", device="cuda:77")
+
+
+def test_pairs_left_out_are_told_and_recorded(home: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "long.jsonl", [pair("1+1=", "2."), pair("1+2=", "3" * 300)])
+    part = {"path": str(tmp_path / "long.jsonl")}
+    data = train_data(home / "rows.jsonl", model=str(home / "model"))
+    data["phases"] = [{"steps": 1, "mixture": [data["phases"][0]["mixture"][0], part]}]
+    assert any("1 pairs left out (longer than context)" in line for line in check(data, where="r"))
+    execute(data, tmp_path / "out", where="r")
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["left_out"] == {"phases.0.1": 1}
+    assert sorted(record["metrics"]) == ["final_loss", "steps", "tokens"]
+
+
+def test_check_refuses_the_stage_that_fuse_alone_can_feed(home: Path) -> None:
+    for look in (check, shape):
+        with pytest.raises(UserError, match=r"r: stage: distill .* only smelt fuse makes them"):
+            look(fresh(home, stage="distill"), where="r")

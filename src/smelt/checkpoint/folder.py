@@ -98,11 +98,19 @@ def vocabulary(folder: Path) -> dict[str, int] | None:
     data = read_json(path)
     model = data.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocab, list):  # unigram models list [token, score] pairs; the place is the id
-        result = {pair[0]: place for place, pair in enumerate(vocab)}
-    elif isinstance(vocab, dict):
-        result = dict(vocab)
-    else:
-        raise UserError(path, "no vocabulary in it", "a tokenizer.json of the tokenizers library")
-    added = data.get("added_tokens") or []
-    return result | {token["content"]: token["id"] for token in added}
+    try:
+        if isinstance(vocab, list):  # unigram models: [token, score] pairs; the place is the id
+            result = {pair[0]: place for place, pair in enumerate(vocab)}
+        else:
+            result = dict(vocab or {})
+        result |= {token["content"]: token["id"] for token in data.get("added_tokens") or []}
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise _no_vocabulary(path) from error
+    sound = all(isinstance(k, str) and isinstance(v, int) for k, v in result.items())
+    if not vocab or not sound:
+        raise _no_vocabulary(path)
+    return result
+
+
+def _no_vocabulary(path: Path) -> UserError:
+    return UserError(path, "no vocabulary in it", "a tokenizer.json of the tokenizers library")

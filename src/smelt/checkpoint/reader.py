@@ -106,6 +106,11 @@ def find_folder(text: str) -> Path:
     return _from_hub(text)
 
 
+def local_path(text: str) -> str:
+    """A path as it is written, or for a hub name the folder that holds the model."""
+    return text if Path(text).exists() else str(find_folder(text))
+
+
 def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download

@@ -160,13 +160,3 @@ def _header(entries: list[Entry]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def write_checkpoint(
-    folder: Path, tensors: dict[str, torch.Tensor], *, max_shard_bytes: int = MAX_SHARD_BYTES
-) -> None:
-    """Write tensors that are in memory to an empty folder (weights only, no side files)."""
-    entries = [Entry(name, tuple(item.shape), item.dtype) for name, item in tensors.items()]
-    with Writer(folder, entries, max_shard_bytes=max_shard_bytes) as writer:
-        for name in writer.missing():
-            writer.write(name, tensors[name])

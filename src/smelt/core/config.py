@@ -1,5 +1,6 @@
 """Recipes: strict pydantic models read from YAML; errors name the key and the nearest match."""
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,11 +45,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.1 reads `1e-3` as text, for want of a dot; YAML 1.2 and every reader's eye as a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def _expanded_size(node: yaml.Node, seen: dict[int, int]) -> int:
     """Nodes after alias expansion (an alias bomb is small on disk and huge in memory)."""
     if id(node) in seen:
+        if seen[id(node)] == 0:
+            raise yaml.constructor.ConstructorError(
+                None, None, "an alias inside what it stands for", node.start_mark
+            )
         return seen[id(node)]
-    seen[id(node)] = 1
+    seen[id(node)] = 0  # until all below it is counted
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         children = [part for pair in node.value for part in pair]
@@ -65,11 +78,7 @@ def read_yaml(path: Path) -> Any:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(path, f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is not None and _expanded_size(node, {}) > MAX_NODES:
-            raise UserError(path, "aliases expand to too many nodes", f"at most {MAX_NODES}")
-        return None if node is None else loader.construct_document(node)
+        return _construct(path.read_text(encoding="utf-8"), str(path))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -78,6 +87,14 @@ def read_yaml(path: Path) -> Any:
         raise UserError(path, f"not UTF-8 text ({error.reason})", "a YAML recipe") from error
     except RecursionError as error:
         raise UserError(path, "nested too deeply", "a YAML recipe") from error
+
+
+def _construct(text: str, where: str) -> Any:
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is not None and _expanded_size(node, {}) > MAX_NODES:
+        raise UserError(where, "aliases expand to too many nodes", f"at most {MAX_NODES}")
+    return None if node is None else loader.construct_document(node)
 
 
 def override(data: Any, settings: list[str], where: str) -> Any:
@@ -91,8 +108,8 @@ def override(data: Any, settings: list[str], where: str) -> Any:
         for key in keys[:-1]:
             target = _child(target, key, setting)
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = _construct(text, f"--set {setting}")
+        except (yaml.YAMLError, RecursionError) as error:
             raise UserError(f"--set {setting}", "the value is not YAML") from error
         if isinstance(target, list):
             _child(target, keys[-1], setting)

@@ -51,8 +51,10 @@ EXTRAS = {
 }  # fmt: skip
 
 
-def missing_package(error: ModuleNotFoundError) -> UserError | None:
-    """The UserError for an optional package that is not installed; None for any other module."""
+def missing_package(error: BaseException) -> UserError | None:
+    """The UserError for an optional package that is not installed; None for any other error."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
     package = (error.name or "").partition(".")[0]
     return needs(EXTRAS[package], package) if package in EXTRAS else None
 

@@ -121,14 +121,22 @@ def parse_row(line: bytes) -> dict[str, Any]:
     return row
 
 
+_KINDS = {"text": str, "id": str, "source": str, "domain": str, "prompt": str, "meta": dict}
+
+
 def read_jsonl(path: Path) -> Iterator[Document]:
     """Rows that `write_jsonl` wrote. Raises UserError with the line of anything else."""
     for number, line in read_lines(path):
+        place = f"{path}:{number}"
         try:
-            doc = Document(**parse_row(line))
+            row = parse_row(line)
+            for name, kind in _KINDS.items():
+                if name in row and not isinstance(row[name], kind):
+                    found = f"{name} is a {type(row[name]).__name__}"
+                    raise UserError(place, found, f"a {kind.__name__}", "see docs/data.md")
+            doc = Document(**row)
         except (ValueError, TypeError) as error:
-            place = f"{path}:{number}"
             raise UserError(place, "not a row of smelt data", "see docs/data.md") from error
-        if not isinstance(doc.text, str) or not doc.text.startswith(doc.prompt):
-            raise UserError(f"{path}:{number}", "the prompt does not begin the text", "a row")
+        if not doc.text.startswith(doc.prompt):
+            raise UserError(place, "the prompt does not begin the text", "a row")
         yield doc

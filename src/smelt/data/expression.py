@@ -71,7 +71,6 @@ OPERATORS: dict[str, Operator] = {
     "tail": _function("seq", True, "digits", lambda a: a[1:]),
     "sum": _function("seq", True, "number", sum),
 }
-WORDS = tuple(name for name in OPERATORS if name.isalpha())
 
 
 def write(tree: Tree) -> str:

@@ -25,7 +25,8 @@ class Benchmark:
 
     read: file -> items; score: (answer, item) -> (correct, named reason), never raising on model
     output; version: raised whenever scores stop being comparable; fitness_split: the split that
-    a search may use (never the test split); stop: an answer ends before the first of these.
+    a search may use (never the test split); stop: an answer ends before the first of these;
+    follow_gold: the budget of new tokens grows where a gold text is longer.
     """
 
     version: int
@@ -35,3 +36,4 @@ class Benchmark:
     score: Score
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    follow_gold: bool = False

@@ -13,14 +13,17 @@ from smelt.checkpoint.tokenizer import TextTokenizer
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.core.interval import wilson
-from smelt.data.document import read_jsonl, read_lines
+from smelt.data.document import parse_row, read_lines
 from smelt.evals.benchmark import Benchmark, Item
 from smelt.evals.recipe import BenchmarkEntry
-from smelt.models.generate import generate
+from smelt.models.generate import encode_prompts, generate, require_room
+from smelt.models.load import context_of
 from smelt.models.score import Encoded, Scorer
 
 # A longer context costs memory and, beyond this, hardly changes a likelihood.
 MAX_WINDOW = 2048
+# What an answer may be longer than the longest gold text, in tokens, where that decides.
+SLACK = 8
 # Reasons that mean "no answer could be read", as opposed to a wrong one.
 UNREADABLE = frozenset({"no_stop", "unparsable", "no_number", "no_choice", "empty"})
 
@@ -36,6 +39,9 @@ def items_of(entry: BenchmarkEntry, where: str) -> dict[str, list[Item]]:
         group = groups.setdefault(item.group, [])
         if entry.limit is None or len(group) < entry.limit:
             group.append(item)
+    for name in groups:  # they become file names
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise UserError(where, f"{path} has the group {name!r}", "a name without '/'")
     missing = sorted(set(entry.only) - set(groups))
     if missing or not groups:
         found = f"no items of {', '.join(missing) or entry.name} in {path}"
@@ -47,6 +53,26 @@ def majority(items: list[Item]) -> float:
     """Accuracy of always giving the most frequent answer: the floor a score is read against."""
     answers = Counter(str(item.meta.get("answer", item.gold)) for item in items)
     return round(answers.most_common(1)[0][1] / len(items), 4)
+
+
+def budget(benchmark: Benchmark, tokenizer: TextTokenizer, items: list[Item]) -> int:
+    """New tokens that an answer may take, in one tokenizer: enough for the longest gold text."""
+    if not benchmark.follow_gold:
+        return benchmark.max_new_tokens
+    longest = max(map(len, tokenizer.encode_batch([item.gold for item in items])))
+    return longest + SLACK if longest > benchmark.max_new_tokens else benchmark.max_new_tokens
+
+
+def check_room(
+    config: dict[str, Any],
+    tokenizer: TextTokenizer,
+    benchmark: Benchmark,
+    items: list[Item],
+    where: str,
+) -> None:
+    """Refuse prompts that, with their answers, do not fit the context of a config.json."""
+    encoded = encode_prompts(tokenizer, [item.prompt for item in items])
+    require_room(encoded, budget(benchmark, tokenizer, items), context_of(config), where)
 
 
 def run_benchmark(
@@ -64,7 +90,7 @@ def run_benchmark(
         model,
         tokenizer,
         [item.prompt for item in items],
-        max_new_tokens=benchmark.max_new_tokens,
+        max_new_tokens=budget(benchmark, tokenizer, items),
         batch_size=batch_size,
         label=label,
     )
@@ -97,7 +123,7 @@ def read_text(path: Path, where: str) -> list[str]:
     if not path.is_file():
         raise UserError(where, f"no such file: {path}", "a text or JSONL file")
     if ".jsonl" in path.name:
-        texts = [str(row.text) for row in read_jsonl(path)]
+        texts = [_text_of(line, f"{path}:{number}") for number, line in read_lines(path)]
     else:
         try:
             whole = b"".join(line for _, line in read_lines(path)).decode("utf-8-sig")
@@ -107,6 +133,16 @@ def read_text(path: Path, where: str) -> list[str]:
     if not texts:
         raise UserError(where, f"{path} is empty", "at least one text")
     return texts
+
+
+def _text_of(line: bytes, where: str) -> str:
+    try:
+        text = parse_row(line)["text"]
+    except (ValueError, KeyError) as error:
+        raise UserError(where, "no JSON object with a text", '{"text": "..."}') from error
+    if not isinstance(text, str):
+        raise UserError(where, f"text is a {type(text).__name__}", "text")
+    return text
 
 
 def windows(tokenizer: TextTokenizer, text: str, context: int) -> list[Encoded]:

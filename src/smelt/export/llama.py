@@ -55,6 +55,7 @@ def read_llama(config: dict[str, Any], folder: Path) -> Llama:
     """The dimensions in a config.json. Raises UserError for what we cannot write as GGUF."""
     where = folder / "config.json"
     found = config.get("architectures") or [config.get("model_type")]
+    found = found if isinstance(found, list) else [found]
     if config.get("model_type") != "llama" or found not in (["LlamaForCausalLM"], ["llama"]):
         raise UserError(where, f"architecture {', '.join(map(str, found))}", "LlamaForCausalLM")
     for key in ("attention_bias", "mlp_bias"):
@@ -62,8 +63,11 @@ def read_llama(config: dict[str, Any], folder: Path) -> Llama:
             raise UserError(where, f"{key} is true", "a Llama without biases, to export it as GGUF")
     if config.get("hidden_act", "silu") != "silu":
         raise UserError(where, f"hidden_act {config['hidden_act']!r}", "silu")
-    rope = config.get("rope_parameters") or {}
-    scaling = {**rope, **(config.get("rope_scaling") or {})}
+    rope, more = (config.get(key) or {} for key in ("rope_parameters", "rope_scaling"))
+    for key, entry in (("rope_parameters", rope), ("rope_scaling", more)):
+        if not isinstance(entry, dict):
+            raise UserError(where, f"{key} is {entry!r}", "a mapping")
+    scaling = {**rope, **more}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind != "default":
         raise UserError(where, f"rope scaling '{kind}'", "no rope scaling, to export it as GGUF")
@@ -89,6 +93,8 @@ def read_llama(config: dict[str, Any], folder: Path) -> Llama:
         )
     except KeyError as error:
         raise UserError(where, f"no key {error}", "a complete Llama configuration") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(where, f"a dimension that is no number ({error})", "numbers") from error
 
 
 def tensor_names(names: Iterable[str], llama: Llama, folder: Path) -> dict[str, str]:

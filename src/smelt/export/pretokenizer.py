@@ -40,7 +40,9 @@ class Kind:
 
 def kind_of(tokenizer: dict[str, Any], where: object) -> Kind:
     """The llama.cpp kind of a tokenizer.json. Raises UserError naming what is not known there."""
-    model = tokenizer.get("model") or {}
+    model = tokenizer.get("model")
+    if not isinstance(model, dict):
+        raise UserError(where, "no model in it", "a tokenizer.json of the tokenizers library")
     if model.get("type", "BPE") != "BPE":
         raise UserError(where, f"a {model.get('type')} tokenizer", "BPE, to export it as GGUF")
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):

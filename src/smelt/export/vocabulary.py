@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smelt.checkpoint.folder import vocabulary
 from smelt.checkpoint.reader import read_optional_json
 from smelt.core.errors import UserError
 from smelt.export.pretokenizer import Kind, kind_of
@@ -45,8 +46,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     raw = read_optional_json(path)
     kind = kind_of(raw, path)
     added = raw.get("added_tokens") or []
-    pieces: dict[str, int] = dict(raw["model"]["vocab"])
-    pieces |= {token["content"]: token["id"] for token in added}
+    pieces = vocabulary(folder) or {}
     if max(pieces.values()) >= rows:
         found = f"token id {max(pieces.values())}, but the model has {rows} embedding rows"
         raise UserError(path, found, "the tokenizer that the model was trained with")

@@ -26,6 +26,7 @@ from smelt.fuse.store import FORMAT, META, LogitStore, Precision, step_columns, 
 from smelt.fuse.tokenized import Row, Tokenized, row_digest, tokenize
 
 PROGRESS = "progress.json"
+MAX_TOKENS = 2048  # a batch's logits stand in memory whole
 STEPS_AT_ONCE = 512  # bounds the fp32 copies of [steps, vocab]
 
 
@@ -38,15 +39,15 @@ def capture(
     top_k: int,
     batch_size: int,
     eos_id: int,
+    lead: Sequence[int] = (),
     model_sha256: str,
     tokenizer_sha256: str,
-    max_tokens: int = 2048,
     precision: Precision = "float32",
 ) -> LogitStore:
     """The store of a causal `transformers` model over rows, made or continued in `store_folder`.
 
     tokenizer: the model's own (`pieces.read_tokenizer`); top_k is cut to its vocabulary. Head
-    columns beyond the tokenizer are left out before normalizing. Rows longer than max_tokens, and
+    columns beyond the tokenizer are left out before normalizing. Rows longer than MAX_TOKENS, and
     rows that cannot be placed on bytes, stay in the store without steps, with their reason.
     Raises UserError for ids beyond the model's head, logits that are not finite, and a folder that
     holds the store of another capture.
@@ -57,8 +58,8 @@ def capture(
     if top_k < 1 or batch_size < 1:
         raise UserError("capture", f"top_k {top_k}, batch_size {batch_size}", "both at least 1")
     top_k = min(top_k, vocab)
-    samples = tokenize(rows, tokenizer, table, eos_id)
-    samples = [_fitting(sample, max_tokens, head) for sample in samples]
+    samples = tokenize(rows, tokenizer, table, eos_id, lead)
+    samples = [_fitting(sample, head) for sample in samples]
     meta = {
         "format": FORMAT,
         "smelt": __version__,
@@ -67,8 +68,9 @@ def capture(
         "top_k": top_k,
         "vocab": vocab,
         "eos_id": eos_id,
+        "lead": list(lead),
         "precision": precision,
-        "max_tokens": max_tokens,
+        "max_tokens": MAX_TOKENS,
         "model_dtype": str(model.dtype).removeprefix("torch."),
         "rows": len(rows),
         "steps": sum(sample.num_steps for sample in samples if isinstance(sample, Tokenized)),
@@ -88,7 +90,7 @@ def capture(
     return LogitStore.open(store_folder)
 
 
-def _fitting(sample: Tokenized | Dropped, max_tokens: int, head: int) -> Tokenized | Dropped:
+def _fitting(sample: Tokenized | Dropped, head: int) -> Tokenized | Dropped:
     if isinstance(sample, Dropped):
         return sample
     if sample.ids.max() >= head:
@@ -97,7 +99,7 @@ def _fitting(sample: Tokenized | Dropped, max_tokens: int, head: int) -> Tokeniz
             f"token id {sample.ids.max()}",
             f"ids below {head}, the width of the model's head",
         )
-    return sample if len(sample.ids) <= max_tokens else Dropped("too_long")
+    return sample if len(sample.ids) <= MAX_TOKENS else Dropped("too_long")
 
 
 def _prepare(

@@ -11,8 +11,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from smelt.core.errors import UserError
-
 Rule = Literal["min_ce", "avg_ce"]
 Unit = Literal["byte", "token"]
 
@@ -56,16 +54,13 @@ def combine(
     *,
     rule: Rule = "min_ce",
     ce: Unit = "byte",
-    temperature: float = 1.0,
 ) -> Combined:
     """Weights of the models for each sample, from their cross-entropies B.
 
-    min_ce: 1 for the least B, ties to the first model. avg_ce: softmax(-B / temperature) over bits
-    per byte; with ce="token" the papers' softmax(exp(-CE)), which has no temperature and whose
-    weights never differ by more than a factor of e.
+    min_ce: 1 for the least B, ties to the first model. avg_ce: softmax(-B) over bits per byte;
+    with ce="token" the papers' softmax(exp(-CE)), whose weights never differ by more than a factor
+    of e.
     """
-    if temperature <= 0 or (temperature != 1 and (rule, ce) != ("avg_ce", "byte")):
-        raise UserError("temperature", f"{temperature}", "above 0, and only for avg_ce per byte")
     scores = np.stack([cross_entropy(model, ce) for model in models], axis=1)
     absent = np.isnan(scores)
     scores = np.where(absent, np.inf, scores)
@@ -74,7 +69,7 @@ def combine(
     if rule == "min_ce":
         weights = (np.arange(len(models)) == best[:, None]).astype(np.float64)
         return Combined(best, weights)
-    preference = np.exp(-scores) if ce == "token" else -scores / temperature
+    preference = np.exp(-scores) if ce == "token" else -scores
     preference = np.where(absent, -np.inf, preference)
     top = np.where(nobody, 0.0, preference.max(axis=1, initial=-np.inf))
     powers = np.exp(preference - top[:, None])

@@ -28,6 +28,8 @@ class Source:
     tokenizer: Tokenizer
     eos_id: int
     store: LogitStore
+    lead: Sequence[int] = ()
+    """What the tokenizer puts before a text: begin-of-text, or nothing."""
 
     def samples(self, rows: Sequence[Row]) -> npt.NDArray[np.int64]:
         """[rows] the store's sample of each row. Raises UserError for a row that is missing and

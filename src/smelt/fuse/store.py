@@ -124,10 +124,6 @@ class LogitStore:
         samples = {int(key): sample for sample, key in enumerate(self.row)}
         return np.array([samples.get(row_digest(row), -1) for row in rows], np.int64)
 
-    def steps_of(self, sample: int) -> slice:
-        """The flat steps of a sample."""
-        return slice(int(self.offsets[sample]), int(self.offsets[sample + 1]))
-
 
 def _column(folder: Path, name: str) -> npt.NDArray[Any]:
     path = folder / f"{name}.npy"

@@ -63,7 +63,6 @@ def build_targets(
     *,
     rule: Rule = "min_ce",
     ce: Unit = "byte",
-    temperature: float = 1.0,
     alignment: str = "byte_anchors",
 ) -> Targets:
     """Fused targets in the pivot's tokenization; the pivot is one more source.
@@ -78,11 +77,11 @@ def build_targets(
     if len(set(names)) < len(names):
         raise UserError("sources", f"names {names}", "a different name for each model")
     table = piece_bytes(pivot.tokenizer)
-    tokenized = tokenize(rows, pivot.tokenizer, table, pivot.eos_id)
+    tokenized = tokenize(rows, pivot.tokenizer, table, pivot.eos_id, pivot.lead)
     samples = [model.samples(rows) for model in models]
     paired = list(zip(models, samples, strict=True))
     evidence = [model.evidence(found) for model, found in paired]
-    combined = combine(evidence, rule=rule, ce=ce, temperature=temperature)
+    combined = combine(evidence, rule=rule, ce=ce)
     placed = np.array([isinstance(row, Tokenized) for row in tokenized], np.bool_)
     taught = np.where(placed[:, None], combined.weights, 0.0)
     align = registry.load("alignment", alignment)

@@ -1,7 +1,8 @@
 """Rows in one tokenizer, placed on bytes: tokens, steps, and what each step has read of the text.
 
 A step t is a position of the network's output: it has read tokens 0..t and predicts token t + 1.
-Rows are encoded as encode(prompt) + encode(response) + [eos], plain text as encode(text) + [eos].
+Rows are encoded as encode(prompt) + encode(response) + [eos], plain text as encode(text) + [eos],
+both after the begin-of-text token where the tokenizer's own template has one.
 """
 
 import hashlib
@@ -69,7 +70,9 @@ def _split(row: Row, number: int) -> list[str]:
     return [prompt, text[len(prompt) :]] if prompt else [text]
 
 
-def _place(parts: list[str], encoded: list[list[int]], table: Table, eos_id: int) -> Tokenized:
+def _place(
+    parts: list[str], encoded: list[list[int]], table: Table, eos_id: int, begin: Sequence[int]
+) -> Tokenized:
     ids: list[int] = []
     places: list[npt.NDArray[np.int64]] = []
     first, pending, start = 0, False, 0
@@ -84,15 +87,24 @@ def _place(parts: list[str], encoded: list[list[int]], table: Table, eos_id: int
     if not ids:
         raise Dropped("empty")
     return Tokenized(
-        np.array([*ids, eos_id], np.int64), np.concatenate(places)[first:], first, pending
+        # What stands before the text has no bytes: it only moves the steps.
+        np.array([*begin, *ids, eos_id], np.int64),
+        np.concatenate(places)[first:],
+        len(begin) + first,
+        pending,
     )
 
 
 def tokenize(
-    rows: Sequence[Row], tokenizer: Tokenizer, table: Table, eos_id: int
+    rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    table: Table,
+    eos_id: int,
+    lead: Sequence[int] = (),
 ) -> list[Tokenized | Dropped]:
     """Each row in this tokenizer, or the reason why it cannot be placed on bytes.
 
+    lead: what stands before every text (begin-of-text), in no bytes.
     Reasons: no_round_trip, special_token (the text spells one), invalid_unicode, empty.
     Raises UserError when a prompt is not a proper prefix of its text, or eos_id is no token.
     """
@@ -113,7 +125,7 @@ def tokenize(
             continue
         encoded = [next(encodings).ids for _ in parts]
         try:
-            placed.append(_place(parts, encoded, table, eos_id))
+            placed.append(_place(parts, encoded, table, eos_id, lead))
         except Dropped as dropped:
             placed.append(dropped)
     return placed

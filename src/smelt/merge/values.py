@@ -117,5 +117,5 @@ def check_filters(levels: list[tuple[Level, set[str]]]) -> None:
                     raise UserError(
                         f"{level.where}.{key}", f"the filter '{pattern}' matches no tensor",
                         f"a part of a tensor name, such as {nearest(str(pattern), words)}",
-                        "smelt inspect MODEL lists tensor names",
+                        "mend the filter; then smelt check RECIPE shows the values by layer",
                     )  # fmt: skip

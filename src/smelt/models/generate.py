@@ -13,6 +13,20 @@ from smelt.core.errors import UserError
 from smelt.models.load import context_length
 
 
+def encode_prompts(tokenizer: TextTokenizer, prompts: list[str]) -> list[list[int]]:
+    """Prompts as a model reads them; an empty one still needs one token to start from."""
+    lead = tokenizer.lead
+    return [[*lead, *ids] or [tokenizer.eos_id] for ids in tokenizer.encode_batch(prompts)]
+
+
+def require_room(encoded: list[list[int]], max_new_tokens: int, context: int, where: str) -> None:
+    """Raise UserError when a prompt with its budget does not fit the context."""
+    longest = max((len(ids) for ids in encoded), default=0) + max_new_tokens
+    if longest > context:
+        found = f"prompt and answer need {longest} tokens"
+        raise UserError(where, found, f"at most {context}", "fewer max_new_tokens")
+
+
 @torch.inference_mode()
 def generate(
     model: PreTrainedModel,
@@ -28,16 +42,8 @@ def generate(
     Prompts are sorted by length, so that little is padded; the result is in the given order.
     Raises UserError when a prompt with its budget does not fit the model's context.
     """
-    # An empty prompt still needs one token to start from.
-    encoded = [
-        [*tokenizer.lead, *ids] or [tokenizer.eos_id] for ids in tokenizer.encode_batch(prompts)
-    ]
-    longest = max((len(ids) for ids in encoded), default=0) + max_new_tokens
-    if longest > context_length(model):
-        found = f"prompt and answer need {longest} tokens"
-        raise UserError(
-            "generate", found, f"at most {context_length(model)}", "fewer max_new_tokens"
-        )
+    encoded = encode_prompts(tokenizer, prompts)
+    require_room(encoded, max_new_tokens, context_length(model), "generate")
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
     answers = [""] * len(encoded)
     greedy = cast(Any, GenerationConfig)(

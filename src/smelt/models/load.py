@@ -113,6 +113,30 @@ def fresh_config(architecture: dict[str, Any], tokenizer: TextTokenizer) -> PreT
     return config
 
 
+def empty_model(config: PreTrainedConfig, where: str) -> PreTrainedModel:
+    """The network of a configuration without any weights (on the meta device): to look at only.
+
+    Raises UserError when no such network can be built.
+    """
+    _quiet()
+    try:
+        with torch.device("meta"):
+            return cast(PreTrainedModel, cast(Any, AutoModelForCausalLM).from_config(config))
+    except BAD_MODEL as error:
+        found = f"cannot be built ({_reason(error)})"
+        raise UserError(where, found, "a causal language model") from error
+
+
+def read_config(folder: Path | str) -> PreTrainedConfig:
+    """The configuration of a model folder. Raises UserError when transformers cannot read it."""
+    try:
+        found = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except BAD_MODEL as error:
+        found = f"cannot be loaded ({_reason(error)})"
+        raise UserError(folder, found, "a causal language model") from error
+    return cast(PreTrainedConfig, found)
+
+
 def fresh_model(
     architecture: dict[str, Any], tokenizer: TextTokenizer, seed: int
 ) -> PreTrainedModel:
@@ -126,6 +150,28 @@ def fresh_model(
         found = f"cannot be built ({_reason(error)})"
         raise UserError("architecture", found, "a valid shape") from error
     return cast(PreTrainedModel, model.float().train(False))
+
+
+def network_of(config: dict[str, Any], names: list[str], device: torch.device) -> PreTrainedModel:
+    """The network of a config.json in float32, for tensors of these names to be copied into.
+
+    Raises UserError when it cannot be built, or has tensors that are not among the names.
+    """
+    _quiet()
+    try:
+        kind = type(AutoConfig.for_model(config.get("model_type", "")))
+        model = cast(Any, AutoModelForCausalLM).from_config(
+            kind.from_dict(dict(config)), dtype=torch.float32
+        )
+    except BAD_MODEL as error:
+        found = f"cannot be built ({_reason(error)})"
+        raise UserError("config.json", found, "a causal language model") from error
+    tensors = model.state_dict()
+    given = {tensors[name].data_ptr() for name in names if name in tensors}
+    missing = [name for name, tensor in tensors.items() if tensor.data_ptr() not in given]
+    if missing:
+        raise UserError("config.json", f"tensors missing: {missing[0]}", "a whole model")
+    return cast(PreTrainedModel, model.to(device).train(False))
 
 
 def save_model(model: PreTrainedModel, tokenizer_folder: Path, folder: Path) -> None:
@@ -156,9 +202,20 @@ def context_length(model: PreTrainedModel) -> int:
     return context_of(model.config.to_dict())
 
 
+def check_rows(config: dict[str, Any], tokenizer: TextTokenizer, where: str) -> None:
+    """`check_fits` by a config.json, before any weights are read."""
+    rows = config.get("vocab_size")
+    if isinstance(rows, int) and tokenizer.size > rows:
+        raise _misfit(tokenizer, rows, where)
+
+
 def check_fits(model: PreTrainedModel, tokenizer: TextTokenizer, where: str) -> None:
     """Refuse a tokenizer with more ids than the model has embedding rows."""
     rows = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
     if tokenizer.size > rows:
-        found = f"tokenizer {tokenizer.folder} has {tokenizer.size} ids, the model {rows} rows"
-        raise UserError(where, found, "the tokenizer that the model was trained with")
+        raise _misfit(tokenizer, rows, where)
+
+
+def _misfit(tokenizer: TextTokenizer, rows: int, where: str) -> UserError:
+    found = f"tokenizer {tokenizer.folder} has {tokenizer.size} ids, the model {rows} rows"
+    return UserError(where, found, "the tokenizer that the model was trained with")

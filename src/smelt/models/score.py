@@ -32,10 +32,9 @@ class Scored:
 
 
 def encode_pair(tokenizer: TextTokenizer, prompt: str, text: str) -> tuple[list[int], int]:
-    """Ids of a row and the index of its first target: prompt + response + end, or text + end."""
-    if not prompt:
-        return [*tokenizer.encode(text), tokenizer.eos_id], 1
-    head = tokenizer.encode(prompt)
+    """Ids of a row and the index of its first target: prompt + response + end, or text + end, both
+    after the begin-of-text token where the tokenizer has one (`lead`), which is no target."""
+    head = [*tokenizer.lead, *(tokenizer.encode(prompt) if prompt else [])]
     return [*head, *tokenizer.encode(text[len(prompt) :]), tokenizer.eos_id], max(1, len(head))
 
 
@@ -43,7 +42,7 @@ def encode_response(tokenizer: TextTokenizer, prompt: str, text: str) -> Encoded
     """A pair as generation sees it: the response and its end are predicted after the prompt."""
     ids, start = encode_pair(tokenizer, prompt, text)
     num_bytes = len(text[len(prompt) :].encode())
-    return Encoded([*tokenizer.lead, *ids], len(tokenizer.lead) + start, num_bytes)
+    return Encoded(ids, start, num_bytes)
 
 
 class Scorer:

@@ -44,7 +44,8 @@ class RunRecipe(Recipe):
     workers: int = Field(default=1, gt=0)
     """Seeds that run at the same time, each in a process of its own."""
     threads: int = Field(default=1, gt=0)
-    """CPU threads of each worker. Part of the result: sums in another order round differently."""
+    """CPU threads of each worker. Sums in another order round differently, so another number can
+    change the last bits of a result; a finished stage is not redone for it."""
     values: dict[str, Any] = Field(default={})
     """Numbers (or lists, texts) that stages name as `$key`."""
     stages: list[Stage] = Field(default=[], min_length=1)
@@ -71,6 +72,8 @@ def read(data: dict[str, Any], where: str) -> RunRecipe:
                                 nearest(reference, seen))  # fmt: skip
         seen.append(stage.name)
         stages.append(Stage(name=stage.name, verb=stage.verb, recipe=filled))
+    if recipe.report is not None and Path(recipe.report).suffix != ".html":
+        raise UserError(f"{where}: report", f"found {recipe.report!r}", "a name that ends in .html")
     if len(set(recipe.seeds)) < len(recipe.seeds):
         raise UserError(f"{where}: seeds", f"found {recipe.seeds}", "each seed once")
     return recipe.model_copy(update={"stages": stages, "values": {}})

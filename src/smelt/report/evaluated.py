@@ -1,8 +1,10 @@
-"""From eval records to the rows of the score table."""
+"""From eval records to the rows of the score table and of the likelihood table."""
+
+from dataclasses import dataclass
 
 from smelt.report.records import EvalRecord
 from smelt.report.stages import Stage
-from smelt.report.tables import Row, score_table
+from smelt.report.tables import Row, escaped, ranked, score_table
 
 
 def _plain(record: EvalRecord) -> dict[str, dict[str, dict[str, float]]]:
@@ -15,12 +17,78 @@ def _plain(record: EvalRecord) -> dict[str, dict[str, dict[str, float]]]:
     }
 
 
-def rows_of(group: list[tuple[Stage, EvalRecord]]) -> list[Row]:
-    """The score table of one eval stage over its seeds; of roles and groups the first wins."""
+def _roles(group: list[tuple[Stage, EvalRecord]]) -> dict[str, str]:
     roles: dict[str, str] = {}
-    groups: dict[str, list[str]] = {}
     for _, record in group:
         roles = {**record.roles, **roles}
+    return roles
+
+
+def rows_of(group: list[tuple[Stage, EvalRecord]]) -> list[Row]:
+    """The score table of one eval stage over its seeds; of roles and groups the first wins."""
+    groups: dict[str, list[str]] = {}
+    for _, record in group:
         groups = {**record.groups, **groups}
     scores = {stage.seed: _plain(record) for stage, record in group}
-    return score_table(scores, roles=roles, groups=groups)
+    return score_table(scores, roles=_roles(group), groups=groups)
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How a model predicts a text: means over seeds, and the bits per byte of each seed."""
+
+    bits_per_byte: float
+    perplexity: float
+    seeds: dict[int, float]
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One model of the likelihood table: text name -> score."""
+
+    model: str
+    role: str
+    cells: dict[str, TextScore]
+
+
+def likelihoods_of(group: list[tuple[Stage, EvalRecord]]) -> list[TextRow]:
+    """The likelihood table of one eval stage over its seeds; no rows when no text was measured."""
+    found: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
+    for stage, record in sorted(group, key=lambda pair: pair[0].seed):
+        for model, texts in record.likelihood.items():
+            for text, cell in texts.items():
+                seeds = found.setdefault(model, {}).setdefault(text, {})
+                seeds[stage.seed] = (cell.bits_per_byte, cell.perplexity)
+    roles = _roles(group)
+    return [
+        TextRow(
+            model,
+            roles.get(model, ""),
+            {
+                text: TextScore(
+                    sum(bits for bits, _ in seeds.values()) / len(seeds),
+                    sum(perplexity for _, perplexity in seeds.values()) / len(seeds),
+                    {seed: bits for seed, (bits, _) in seeds.items()},
+                )
+                for text, seeds in found[model].items()
+            },
+        )
+        for model in ranked(list(found), roles)
+    ]
+
+
+def text_names(rows: list[TextRow]) -> list[str]:
+    """The texts of a likelihood table, in order of first appearance."""
+    return list(dict.fromkeys(text for row in rows for text in row.cells))
+
+
+def markdown_likelihood(rows: list[TextRow]) -> str:
+    """Bits per byte as markdown; lower is better."""
+    texts = text_names(rows)
+    heads = " | ".join(f"{escaped(text)}, bits per byte" for text in texts)
+    lines = [f"| model | role | {heads} |", "|---|---|" + "--:|" * len(texts)]
+    for row in rows:
+        cells = [f"{row.cells[text].bits_per_byte:.4f}" if text in row.cells else "-"
+                 for text in texts]  # fmt: skip
+        lines.append(f"| {escaped(row.model)} | {escaped(row.role)} | {' | '.join(cells)} |")
+    return "\n".join(lines)

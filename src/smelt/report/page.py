@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from smelt.core.errors import UserError, needs
-from smelt.report.evaluated import rows_of
+from smelt.report.evaluated import likelihoods_of, markdown_likelihood, rows_of
 from smelt.report.records import EvalRecord, PipelineRecord
 from smelt.report.stages import Stage, by_name, gather
 from smelt.report.tables import markdown_table
@@ -78,14 +78,21 @@ def render(runs: list[Path], *, command: str) -> str:
 
 
 def markdown_scores(runs: list[Path], only: list[str] | None = None) -> str:
-    """The score tables of result folders as markdown, one for each eval stage (for a README).
+    """The score tables of result folders as markdown, for each eval stage that of its benchmarks
+    and that of its texts, where it has any (for a README).
 
-    only: keep the columns of these names. Raises UserError when there is no eval result.
+    only: keep the score columns of these names. Raises UserError when there is no eval result.
     """
     groups = by_name(gather(runs), EvalRecord)
     if not groups:
         raise UserError(runs[0], "no eval result in it", "scores", "smelt eval")
-    return "\n\n".join(markdown_table(rows_of(pairs), only) for pairs in groups.values())
+    tables = []
+    for pairs in groups.values():
+        if rows := rows_of(pairs):
+            tables.append(markdown_table(rows, only))
+        if texts := likelihoods_of(pairs):
+            tables.append(markdown_likelihood(texts))
+    return "\n\n".join(tables)
 
 
 def write_report(runs: list[Path], out: Path, *, command: str) -> None:

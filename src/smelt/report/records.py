@@ -39,6 +39,13 @@ class Score(Part):
         return self
 
 
+class Likelihood(Part):
+    bits_per_byte: float
+    perplexity: float
+    bytes: NonNegativeInt = 0
+    tokens: NonNegativeInt = 0
+
+
 class Step(Part):
     step: str
     seen: NonNegativeInt
@@ -109,6 +116,7 @@ class EvalRecord(Record):
     groups: dict[str, list[str]] = {}
     roles: dict[str, str] = {}
     majority: dict[str, float] = {}
+    likelihood: dict[str, dict[str, Likelihood]] = {}
 
 
 class ExportRecord(Record):

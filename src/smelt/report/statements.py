@@ -7,6 +7,7 @@ from smelt.core.interval import difference_interval, student
 from smelt.report.tables import Column, Row, best_expert, columns
 
 EXPERT, CONTROL, REFERENCE = "the best expert", "the control", "the reference"
+KINDS = (EXPERT, CONTROL, REFERENCE)
 Verdict = Literal["beats", "ahead", "even", "behind", "loses"]
 
 
@@ -95,8 +96,8 @@ def compare(row: Row, rival: Row, column: Column, title: str) -> Claim | None:
 
 
 def claims(rows: list[Row]) -> list[Claim]:
-    """Merges and fused models against the best expert; fused ones against controls; the best
-    merge against each reference.
+    """Every merge and fused model against the best expert and each reference, fused ones against
+    each control too. None is picked by its result: each is compared, so each is counted.
 
     Compared on the means of the recorded groups, or on each benchmark when there are no groups.
     """
@@ -109,35 +110,35 @@ def claims(rows: list[Row]) -> list[Claim]:
             expert = best_expert(rows, column)
             if expert is not None:
                 found.append(compare(row, expert, column, EXPERT))
-            if row.role == "fused":
-                controls = [other for other in rows if other.role == "control"]
-                found += [compare(row, other, column, CONTROL) for other in controls]
-    for column in shown:
-        merges = [row for row in rows if row.role == "merge" and column in row.cells]
-        best = max(merges, key=lambda row: row.cells[column].mean, default=None)
-        references = [row for row in rows if row.role == "reference" and best is not None]
-        found += [compare(best, other, column, REFERENCE) for other in references if best]
+            for role, title in (("control", CONTROL), ("reference", REFERENCE)):
+                if role == "reference" or row.role == "fused":
+                    rivals = [other for other in rows if other.role == role]
+                    found += [compare(row, rival, column, title) for rival in rivals]
     return [claim for claim in found if claim is not None]
 
 
+PHRASES: tuple[tuple[tuple[Verdict, ...], str], ...] = (
+    (("beats",), "shown to beat it"),
+    (("ahead",), "ahead within chance"),
+    (("even", "behind"), "not ahead"),
+    (("loses",), "shown to lose to it"),
+)
+
+
 def summary(found: list[Claim]) -> list[str]:
-    """For each column: who beats the best expert, who is not told apart, who loses; in points."""
+    """A line for each column and rival: who beats it, who is not told apart, who loses; points."""
     lines = []
-    found = [claim for claim in found if claim.against == EXPERT]
     for column in dict.fromkeys(claim.column for claim in found):
-        here = [claim for claim in found if claim.column == column]
-        parts = []
-        for names, phrase in (
-            (("beats",), "shown to beat it"),
-            (("ahead",), "ahead within chance"),
-            (("even", "behind"), "not ahead"),
-            (("loses",), "shown to lose to it"),
-        ):
-            models = [
-                f"{claim.model} ({_points(claim.gap)})" for claim in here if claim.verdict in names
-            ]
-            if models:
-                parts.append(f"{phrase}: {', '.join(models)}")
-        where = f"{column.name}{' mean' if column.group else ''} (best expert {here[0].rival})"
-        lines.append(f"{where}: " + "; ".join(parts) + ".")
+        on_column = [claim for claim in found if claim.column == column]
+        order = [(kind, claim.rival) for kind in KINDS for claim in on_column
+                 if claim.against == kind]  # fmt: skip
+        for against, rival in dict.fromkeys(order):
+            here = [c for c in on_column if (c.against, c.rival) == (against, rival)]
+            parts = []
+            for verdicts, phrase in PHRASES:
+                models = [f"{c.model} ({_points(c.gap)})" for c in here if c.verdict in verdicts]
+                if models:
+                    parts.append(f"{phrase}: {', '.join(models)}")
+            where = f"{column.name}{' mean' if column.group else ''}"
+            lines.append(f"{where}, against {against} ({rival}): {'; '.join(parts)}.")
     return lines

@@ -87,7 +87,7 @@ def best_expert(rows: list[Row], column: Column) -> Row | None:
     return max(experts, key=lambda row: row.cells[column].mean, default=None)
 
 
-def _ranked(models: list[str], roles: Mapping[str, str]) -> list[str]:
+def ranked(models: list[str], roles: Mapping[str, str]) -> list[str]:
     """Models by role (records are sorted by name, so their order says nothing), then by name."""
     rank = {role: number for number, role in enumerate(ROLES)}
     return sorted(models, key=lambda model: (rank.get(roles.get(model, ""), len(ROLES)), model))
@@ -113,7 +113,7 @@ def score_table(
     """
     roles, groups = roles or {}, groups or {}
     found = list(dict.fromkeys(model for seed in sorted(scores) for model in scores[seed]))
-    models = _ranked(found, roles)
+    models = ranked(found, roles)
     rows = [_row(model, roles.get(model, ""), scores, groups) for model in models]
     rows = [row for row in rows if row.cells]
     best: dict[str, set[Column]] = {row.model: set() for row in rows}
@@ -124,7 +124,8 @@ def score_table(
     return [replace(row, best=frozenset(best[row.model])) for row in rows]
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text for a cell of a markdown table: one line, no markup."""
     flat = " ".join(text.split())
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
 
@@ -143,9 +144,9 @@ def markdown_table(rows: list[Row], only: list[str] | None = None) -> str:
     only: keep the columns of these names (a README shows the group means).
     """
     shown = [column for column in columns(rows) if only is None or column.name in only]
-    heads = [_escape(column.name) + (" mean" if column.group else "") for column in shown]
+    heads = [escaped(column.name) + (" mean" if column.group else "") for column in shown]
     lines = ["| model | role | " + " | ".join(heads) + " |", "|---|---|" + "--:|" * len(shown)]
     for row in rows:
         cells = " | ".join(_text(row, column) for column in shown)
-        lines.append(f"| {_escape(row.model)} | {_escape(row.role)} | {cells} |")
+        lines.append(f"| {escaped(row.model)} | {escaped(row.role)} | {cells} |")
     return "\n".join(lines)

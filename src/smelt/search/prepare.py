@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smelt.checkpoint.reader import local_path
 from smelt.core import config, registry
 from smelt.core.errors import UserError
 from smelt.data.document import Document, read_jsonl
@@ -47,7 +48,7 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     recipe = parse_recipe(plain, where)
     names = [item.entry.name for item in plan(recipe, where).tensors]
     space = Space(plain, genes, group_tensors(names, section.layer_groups, where))
-    inputs = {f"models.{i}": name for i, name in enumerate(recipe.model_names())}
+    inputs = {f"models.{i}": local_path(name) for i, name in enumerate(recipe.model_names())}
     inputs["fitness"] = section.fitness.data
     warm = None
     if section.warm_start is not None:
@@ -58,7 +59,7 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
         recipe,
         space,
         _fitness_rows(section, where),
-        {name: path for name, path in inputs.items() if Path(path).exists()},
+        inputs,
         lambda memory: _start(space, memory, warm, where),
     )
 
@@ -72,19 +73,26 @@ def _warm_file(text: str, where: str) -> Path:
 
 
 def _fitness_rows(section: SearchSection, where: str) -> dict[str, list[Document]]:
-    path = Path(section.fitness.data)
+    path, place = Path(section.fitness.data), f"{where}: search.fitness"
     if not path.is_file():
-        raise UserError(f"{where}: search.fitness", f"no such file: {path}", "JSONL rows")
+        raise UserError(place, f"no such file: {path}", "JSONL rows")
+    if path.resolve().name.partition(".")[0] == "test":
+        raise UserError(place, f"{path} is a test split", "rows that no test will ask")
+    beside = [path.with_name(f"test.jsonl{ending}") for ending in ("", ".gz")]
+    asked = {row.id for test in beside if test.is_file() for row in read_jsonl(test)}
     rows: dict[str, list[Document]] = {name: [] for name in section.fitness.domains}
     seen = set()
     for row in read_jsonl(path):
         seen.add(row.domain)
+        if row.id in asked:
+            shared = f"row {row.id} of {path} also stands in the test split beside it"
+            raise UserError(place, shared, "rows that no test will ask")
         if row.prompt and row.domain in rows and len(rows[row.domain]) < section.fitness.limit:
             rows[row.domain].append(row)
     for name, found in rows.items():
         if not found:
             known = ", ".join(sorted(seen)) or "none"
-            raise UserError(f"{where}: search.fitness", f"no pairs of domain '{name}'", known)
+            raise UserError(place, f"no pairs of domain '{name}'", known)
     return rows
 
 

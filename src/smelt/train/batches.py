@@ -75,9 +75,12 @@ def matches(document: Document, where: dict[str, str | list[str]]) -> bool:
     return True
 
 
-def read_part(part: Part, tokenizer: TextTokenizer, context: int, where: str) -> list[Row]:
+def read_part(
+    part: Part, tokenizer: TextTokenizer, context: int, where: str
+) -> tuple[list[Row], int]:
     """The rows of one part of a mixture. Long plain text is cut into pieces of the context;
-    a pair that does not fit is left out. Raises UserError when nothing is left to predict."""
+    a pair that does not fit is left out, and their number is the second item. Raises UserError
+    when nothing is left to predict."""
     documents = [d for d in read_jsonl(Path(part.path)) if matches(d, part.where)]
     rows: list[Row] = []
     too_long = 0
@@ -93,7 +96,7 @@ def read_part(part: Part, tokenizer: TextTokenizer, context: int, where: str) ->
     if not rows:
         found = f"no rows left of {part.path} (where {part.where}, {too_long} longer than context)"
         raise UserError(where, found, "at least one row that fits", f"head {part.path}")
-    return rows
+    return rows, too_long
 
 
 def _stream(rows: list[Row], seed: int) -> Iterator[Row]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
+from smelt.checkpoint.reader import local_path
 from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
 from smelt.core import config, registry
 from smelt.core.config import Recipe
@@ -120,7 +121,7 @@ def rows_read(
     """Those of the rows that the training will read (placements are a function of the seed), so
     that no model is asked about the others."""
     training = recipe.training()
-    mixtures = read_mixtures(training, tokenizer)
+    mixtures, _ = read_mixtures(training, tokenizer)
     read = {span.row.id for spans in placements(training, mixtures, seed=seed) for span in spans}
     return [row for row in rows if row.id in read]
 
@@ -134,7 +135,10 @@ def capture_all(
     """
     pairs = [{"id": row.id, "prompt": row.prompt, "text": row.text} for row in rows]
     models = {"pivot": recipe.pivot, **recipe.sources}
-    sources = [_capture(n, Path(p), pairs, recipe, folder / n, device) for n, p in models.items()]
+    sources = [
+        _capture(n, Path(local_path(p)), pairs, recipe, folder / n, device)
+        for n, p in models.items()
+    ]
     targets = build_targets(
         pairs, sources[0], sources[1:], rule=recipe.rule, ce=recipe.ce, alignment=recipe.alignment
     )
@@ -149,7 +153,7 @@ def _capture(
     store: Path,
     device: torch.device,
 ) -> Source:
-    tokenizer, eos_id = read_tokenizer(model_folder), open_tokenizer(model_folder).eos_id
+    tokenizer, opened = read_tokenizer(model_folder), open_tokenizer(model_folder)
     found: LogitStore = capturing.capture(
         load_model(model_folder, device),
         tokenizer,
@@ -157,11 +161,12 @@ def _capture(
         store,
         top_k=recipe.top_k,
         batch_size=64,
-        eos_id=eos_id,
+        eos_id=opened.eos_id,
+        lead=opened.lead,
         model_sha256=model_digest(model_folder),
         tokenizer_sha256=tokenizer_digest(model_folder),
     )
-    return Source(name, tokenizer, eos_id, found)
+    return Source(name, tokenizer, opened.eos_id, found, opened.lead)
 
 
 def attach(targets: Targets, index: dict[str, int]) -> Callable[[Batch], Batch]:

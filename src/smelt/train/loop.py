@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,19 +57,25 @@ def _keep_metrics(path: Path, step: int) -> list[str]:
     return [line for line in lines if json.loads(line)["step"] <= step]
 
 
-def read_mixtures(recipe: TrainRecipe, tokenizer: TextTokenizer) -> list[Mixture]:
-    """The rows of every phase, read before the first step so that no error comes late."""
-    known: dict[str, list[Row]] = {}
+def read_mixtures(
+    recipe: TrainRecipe, tokenizer: TextTokenizer
+) -> tuple[list[Mixture], dict[str, int]]:
+    """The rows of every phase, read before the first step so that no error comes late, and by part
+    (as `phases.0.1`) the number of pairs that were left out, where there were any."""
+    known: dict[str, tuple[list[Row], int]] = {}
     mixtures: list[Mixture] = []
+    left_out: dict[str, int] = {}
     for index, phase in enumerate(recipe.phases):
         mixtures.append([])
-        for part in phase.mixture:
+        for number, part in enumerate(phase.mixture):
             key = json.dumps([part.path, part.where], sort_keys=True)
             if key not in known:
                 place = f"phases[{index}]"
                 known[key] = batches.read_part(part, tokenizer, recipe.context, place)
-            mixtures[-1].append((part, known[key]))
-    return mixtures
+            mixtures[-1].append((part, known[key][0]))
+            if known[key][1]:
+                left_out[f"phases.{index}.{number}"] = known[key][1]
+    return mixtures, left_out
 
 
 def placements(
@@ -94,16 +101,17 @@ def train_loop(
     seed: int,
     label: str,
     prepare: Callable[[Batch], Batch] = lambda batch: batch,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train `model` in place; `folder` gets metrics.jsonl and the resumable states.
 
     prepare: adds to a batch what the loss needs (teacher distributions). The same arguments give
     the same weights, interrupted or not; the caller removes the states once the weights are safe.
-    Returns final_loss (mean of the last logged window), steps and tokens. Raises UserError when
+    Returns final_loss (mean of the last logged window), steps and tokens, and left_out (see
+    `read_mixtures`) unless it is empty. Raises UserError when
     the loss stops being a number.
     """
     freeze(model, recipe.freeze)
-    mixtures = read_mixtures(recipe, tokenizer)
+    mixtures, left_out = read_mixtures(recipe, tokenizer)
     optimizer = make_optimizer(model, recipe.optimizer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     done = state.load(folder, model, optimizer)
@@ -146,4 +154,5 @@ def train_loop(
                     state.save(folder, step + 1, model, optimizer)
                     saved = time.monotonic()
     model.train(False)
-    return {"final_loss": round(final, 6), "steps": recipe.steps, "tokens": tokens}
+    metrics = {"final_loss": round(final, 6), "steps": recipe.steps, "tokens": tokens}
+    return metrics | ({"left_out": left_out} if left_out else {})

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel
 
-from smelt.checkpoint.reader import Checkpoint, read_json
+from smelt.checkpoint.reader import Checkpoint, local_path, read_json
 from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
 from smelt.core import config, registry
 from smelt.core.errors import UserError
@@ -38,11 +38,7 @@ def read_recipe_data(data: dict[str, Any], where: str) -> TrainRecipe:
         folder = Checkpoint.open(recipe.model).folder
         tokenizer = open_tokenizer(recipe.tokenizer or folder)
         model_config = read_json(folder / "config.json")
-        rows = model_config.get("vocab_size")
-        if isinstance(rows, int) and tokenizer.size > rows:
-            found = f"tokenizer {tokenizer.folder} has {tokenizer.size} ids, the model {rows} rows"
-            expected = "the tokenizer that the model was trained with"
-            raise UserError(f"{where}: tokenizer", found, expected)
+        load.check_rows(model_config, tokenizer, f"{where}: tokenizer")
     else:
         tokenizer = open_tokenizer(str(recipe.tokenizer))
         model_config = load.fresh_config(recipe.architecture or {}, tokenizer).to_dict()
@@ -60,15 +56,16 @@ def inputs_of(recipe: TrainRecipe) -> dict[str, str]:
         for i, phase in enumerate(recipe.phases)
         for j, part in enumerate(phase.mixture)
     }
-    named = {"model": recipe.model, "tokenizer": recipe.tokenizer}
-    return inputs | {name: path for name, path in named.items() if path is not None}
+    if recipe.model is not None:
+        inputs["model"] = local_path(recipe.model)
+    return inputs | ({"tokenizer": recipe.tokenizer} if recipe.tokenizer is not None else {})
 
 
 def open_model(
     recipe: TrainRecipe, seed: int, device: torch.device, where: str
 ) -> tuple[PreTrainedModel, TextTokenizer]:
     """The model to train (loaded or fresh) and its tokenizer."""
-    tokenizer = open_tokenizer(recipe.tokenizer or str(recipe.model))
+    tokenizer = open_tokenizer(recipe.tokenizer or local_path(str(recipe.model)))
     if recipe.model is not None:
         model = load.load_model(recipe.model, device)
         load.check_fits(model, tokenizer, where)
@@ -79,20 +76,31 @@ def open_model(
 
 
 def describe(recipe: TrainRecipe, where: str) -> list[str]:
-    """Rows, tokens and epochs of each part of each phase, and the size of the model."""
-    model, tokenizer = open_model(recipe, 0, torch.device("cpu"), where)
+    """Rows, tokens and epochs of each part of each phase, and the size of the model.
+
+    The size comes from the configuration: no weights are read or made.
+    """
+    tokenizer = open_tokenizer(recipe.tokenizer or local_path(str(recipe.model)))
+    shape = (
+        load.fresh_config(recipe.architecture or {}, tokenizer)
+        if recipe.model is None
+        else load.read_config(local_path(recipe.model))
+    )
+    model = load.empty_model(shape, recipe.model or "architecture")
+    load.check_fits(model, tokenizer, where)
     lines = [f"model: {load.count_parameters(model):,} parameters, {tokenizer.size} tokens"]
     per_step = recipe.batch_rows * recipe.context
     for index, phase in enumerate(recipe.phases):
         total = sum(part.weight for part in phase.mixture)
         lines.append(f"phase {phase.name}: {phase.steps} steps of at most {per_step} tokens")
         for part in phase.mixture:
-            rows = read_part(part, tokenizer, recipe.context, f"{where}: phases[{index}]")
+            rows, left_out = read_part(part, tokenizer, recipe.context, f"{where}: phases[{index}]")
             held = sum(len(row.ids) for row in rows)
             read = phase.steps * per_step * part.weight / total
             lines.append(
                 f"  {part.path} {part.where or ''}: {len(rows)} rows, {held} tokens, "
                 f"share {part.weight / total:.0%}, about {read / held:.1f} epochs"
+                + (f", {left_out} pairs left out (longer than context)" if left_out else "")
             )
     states = 4 * 4 * load.count_parameters(model) / 2**20
     lines.append(

@@ -72,11 +72,16 @@ def recipe_verb(
     return command
 
 
-def out_folder(positional: Path | None, option: Path | None, verb: str) -> Path:
-    """The result folder, the last argument or --out. Raises UserError if neither or both."""
+def given_folder(positional: Path | None, option: Path | None, verb: str) -> Path | None:
+    """The last argument or --out, if any. Raises UserError for two different ones."""
     if positional and option and positional != option:
         raise UserError(f"smelt {verb}", f"two result folders: {positional} and {option}", "one")
-    chosen = option or positional
+    return option or positional
+
+
+def out_folder(positional: Path | None, option: Path | None, verb: str) -> Path:
+    """The result folder, the last argument or --out. Raises UserError if neither or both."""
+    chosen = given_folder(positional, option, verb)
     if chosen is None:
         raise UserError(f"smelt {verb}", "no result folder", "OUT as last argument, or --out OUT")
     return chosen

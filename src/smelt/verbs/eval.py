@@ -101,21 +101,25 @@ def shape(data: dict[str, Any], *, where: str) -> None:
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate models, benchmarks and data; lines about what would be asked."""
     from smelt.checkpoint.reader import Checkpoint
-    from smelt.checkpoint.tokenizer import open_tokenizer
-    from smelt.evals.harness import items_of, read_text
+    from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
+    from smelt.evals.harness import check_room, items_of, read_text
     from smelt.evals.recipe import EvalRecipe
+    from smelt.models.load import check_rows
 
     recipe = config.parse(EvalRecipe, data, where, "smelt show verb eval")
     if not recipe.benchmarks and not recipe.text:
         raise UserError(where, "nothing to measure", "benchmarks or text", "smelt ls benchmark")
+    opened: dict[str, tuple[dict[str, Any], TextTokenizer]] = {}
     for name, folder in recipe.models.items():
-        open_tokenizer(Checkpoint.open(folder).folder)
+        checkpoint = Checkpoint.open(folder)
+        opened[name] = checkpoint.config, open_tokenizer(checkpoint.folder)
+        check_rows(*opened[name], f"{where}: models.{name}")
         if "/" in name or name.startswith("."):
             raise UserError(f"{where}: models.{name}", "no plain name", "a name without '/'")
     lines: list[str] = []
     groups: set[str] = set()
     for index, entry in enumerate(recipe.benchmarks):
-        registry.load("benchmark", entry.name)
+        benchmark = registry.load("benchmark", entry.name)
         found = items_of(entry, f"{where}: benchmarks[{index}]")
         repeated = sorted(groups & set(found))
         if repeated:
@@ -123,6 +127,10 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
                 f"{where}: benchmarks[{index}]", f"'{repeated[0]}' stands twice", "once"
             )
         groups |= set(found)
+        for items in found.values():
+            for name, (model_config, tokenizer) in opened.items():
+                place = f"{where}: models.{name}, benchmarks[{index}]"
+                check_room(model_config, tokenizer, benchmark, items, place)
         lines += [f"{entry.name}: {group}, {len(items)} items" for group, items in found.items()]
     for name, path in recipe.text.items():
         lines.append(f"text {name}: {len(read_text(Path(path), where))} texts")
@@ -149,6 +157,7 @@ def execute(
 ) -> None:
     """Evaluate as a recipe says. Decoding is greedy, so the seed only names the run."""
     check(data, where=where)
+    from smelt.checkpoint.reader import local_path
     from smelt.checkpoint.tokenizer import open_tokenizer
     from smelt.evals import harness
     from smelt.evals.recipe import EvalRecipe
@@ -158,7 +167,8 @@ def execute(
     content = recipe.model_dump(mode="json")
     versions = {e.name: registry.load("benchmark", e.name).version for e in recipe.benchmarks}
     content["versions"] = versions
-    inputs = {f"models.{name}": path for name, path in recipe.models.items()}
+    models = {name: local_path(path) for name, path in recipe.models.items()}
+    inputs = {f"models.{name}": path for name, path in models.items()}
     inputs |= {f"benchmarks.{i}": entry.data for i, entry in enumerate(recipe.benchmarks)}
     inputs |= {f"text.{name}": path for name, path in recipe.text.items()}
     run = Run(out, "eval", content, inputs, seed=seed, replace=replace)
@@ -168,7 +178,7 @@ def execute(
         scores: dict[str, Any] = {}
         likelihoods: dict[str, Any] = {}
         floors: dict[str, float] = {}
-        for name, folder in recipe.models.items():
+        for name, folder in models.items():
             model = load_model(folder, pick_device(device))
             tokenizer = open_tokenizer(folder)
             check_fits(model, tokenizer, f"{where}: models.{name}")

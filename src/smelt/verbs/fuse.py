@@ -45,6 +45,7 @@ def execute(
 ) -> None:
     """Capture, align, combine, distill. With the same seed and phases a `train` of stage sft reads
     the same batches in the same order: the control of a fusion."""
+    from smelt.checkpoint.reader import local_path
     from smelt.core.seed import seed_for
     from smelt.models.load import count_parameters, pick_device, save_model
     from smelt.train import fuse as fusion
@@ -55,7 +56,9 @@ def execute(
     recipe = fusion.read_fuse_recipe(data, where)
     training = recipe.training()
     content = recipe.model_dump(mode="json", exclude={"checkpoint_seconds"})
-    inputs = inputs_of(training) | {f"sources.{n}": path for n, path in recipe.sources.items()}
+    inputs = inputs_of(training) | {
+        f"sources.{n}": local_path(p) for n, p in recipe.sources.items()
+    }
     run = Run(out, "fuse", content, inputs, seed=seed, replace=replace)
     if run.done:
         return
@@ -79,6 +82,8 @@ def execute(
         save_model(model, tokenizer.folder, run.folder)
         state.remove(run.folder)
         fusion.remove_stores(stores)
+        if left_out := metrics.pop("left_out", None):
+            run.note(left_out=left_out)
         run.note(metrics=metrics, parameters=count_parameters(model), **targets.notes)
         write_card(run)
 

@@ -1,6 +1,7 @@
 """Run a pipeline of verbs for every seed; finished stages are skipped by content."""
 
 import importlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from smelt.verbs._options import (
     OutOption,
     RecipePath,
     Settings,
+    given_folder,
     read_recipe,
 )
 
@@ -29,15 +31,11 @@ def run(
 ) -> None:
     """Run all stages of a recipe into OUT (default: out/NAME), then write the report."""
     content, where = read_recipe(recipe, settings)
-    chosen = option_or(out, out_option) or Path("out") / Path(where).stem
-    execute(content, chosen, where=where, device=device)
-
-
-def option_or(positional: Path | None, option: Path | None) -> Path | None:
-    """The one that is given. Raises UserError for two different ones."""
-    if positional and option and positional != option:
-        raise UserError("smelt run", f"two result folders: {positional} and {option}", "one")
-    return option or positional
+    chosen = given_folder(out, out_option, "run") or Path("out") / Path(where).stem
+    words = ["smelt", "run", recipe, str(chosen)]
+    words += ["--device", device] if device != "cpu" else []
+    words += [word for setting in settings or [] for word in ("--set", setting)]
+    execute(content, chosen, where=where, device=device, command=shlex.join(words))
 
 
 def verb_of(name: str) -> Callable[..., None]:
@@ -65,8 +63,13 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
     ]
 
 
-def execute(data: dict[str, Any], out: Path, *, where: str, device: str = "cpu") -> None:
-    """Check all stages, run them, write OUT/run.json and the report."""
+def execute(
+    data: dict[str, Any], out: Path, *, where: str, device: str = "cpu", command: str | None = None
+) -> None:
+    """Check all stages, run them, write OUT/run.json and the report.
+
+    command: what the report shows as the way to make it again; default: `where` into `out`.
+    """
     check(data, where=where)
     if device != "cpu":  # asked before any work, where it is not free of cost
         from smelt.models.load import pick_device
@@ -81,7 +84,9 @@ def execute(data: dict[str, Any], out: Path, *, where: str, device: str = "cpu")
         from smelt.report.page import write_report
 
         target = out / recipe.report
-        write_report([out], target, command=f"smelt run {Path(where).name}")
+        write_report(
+            [out], target, command=command or shlex.join(["smelt", "run", where, str(out)])
+        )
         progress.say(f"report: {target}")
     if any(stage.verb == "eval" for stage in recipe.stages):
         print_table(out)

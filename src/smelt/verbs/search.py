@@ -57,7 +57,7 @@ def execute(
     from smelt.merge.plan import plan
     from smelt.merge.recipe import parse_recipe
     from smelt.models.fitness import Fitness
-    from smelt.models.load import load_model, pick_device
+    from smelt.models.load import network_of, pick_device
     from smelt.search.evolve import evolve
     from smelt.search.prepare import prepare
 
@@ -69,7 +69,8 @@ def execute(
     with run:
         memory = InMemory(ready.recipe, where)
         donor = memory.plan.models[memory.plan.donor].folder
-        model = load_model(donor, pick_device(device))
+        # Of the result's config: a tied donor may become untied by its experts.
+        model = network_of(memory.plan.config, memory.names, pick_device(device))
         fitness = Fitness(model, open_tokenizer(donor), ready.fitness_rows, section.fitness.domains,
                           section.fitness.measure)  # fmt: skip
         start = ready.start(memory)

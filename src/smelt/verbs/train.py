@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from smelt.core import registry
+from smelt.core.errors import UserError
 from smelt.core.run import Run
 from smelt.verbs._options import recipe_verb
+
+
+def _own_stage(data: dict[str, Any], where: str) -> None:
+    if data.get("stage") == "distill":
+        found = "distill has no captured distributions here, only smelt fuse makes them"
+        raise UserError(f"{where}: stage", found, "pretrain or sft", "smelt show verb fuse")
 
 
 def shape(data: dict[str, Any], *, where: str) -> None:
@@ -14,12 +21,14 @@ def shape(data: dict[str, Any], *, where: str) -> None:
     from smelt.train.prepare import parse_keys
 
     parse_keys(data, where)
+    _own_stage(data, where)
 
 
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate a recipe, its data and its model; lines about rows, tokens and size."""
     from smelt.train.prepare import describe, read_recipe_data
 
+    _own_stage(data, where)
     recipe = read_recipe_data(data, where)
     return describe(recipe, where)
 
@@ -40,6 +49,7 @@ def execute(
     from smelt.train.loop import train_loop
     from smelt.train.prepare import inputs_of, open_model, read_recipe_data
 
+    _own_stage(data, where)
     recipe = read_recipe_data(data, where)
     content = recipe.model_dump(mode="json", exclude={"checkpoint_seconds"})
     run = Run(out, "train", content, inputs_of(recipe), seed=seed, replace=replace)
@@ -54,6 +64,8 @@ def execute(
         )
         save_model(model, tokenizer.folder, run.folder)
         state.remove(run.folder)
+        if left_out := metrics.pop("left_out", None):
+            run.note(left_out=left_out)
         run.note(metrics=metrics, parameters=count_parameters(model))
         write_card(run)
 

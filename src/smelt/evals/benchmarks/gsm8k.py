@@ -1,11 +1,10 @@
 """GSM8K: grade-school word problems, the last number of the answer. (arXiv:2110.14168)"""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from smelt.core.errors import UserError
-from smelt.data.document import read_lines
+from smelt.data.document import parse_row, read_lines
 from smelt.evals.benchmark import Benchmark, Item
 from smelt.verify import number
 
@@ -13,9 +12,9 @@ from smelt.verify import number
 def _read(path: Path) -> Iterator[Item]:
     for line_number, line in read_lines(path):
         try:
-            row = json.loads(line)
+            row = parse_row(line)
             question, gold = str(row["question"]), str(row["answer"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError) as error:
             raise UserError(
                 f"{path}:{line_number}", "no question and answer", "JSONL rows"
             ) from error

@@ -1,14 +1,14 @@
-"""Scores: models by benchmarks over seeds, and who beats the best expert."""
+"""Scores: models by benchmarks over seeds, who beats whom, and how well texts are predicted."""
 
 from typing import Any
 
 from markupsafe import Markup
 
 from smelt.report import plots
-from smelt.report.evaluated import rows_of
+from smelt.report.evaluated import likelihoods_of, rows_of, text_names
 from smelt.report.records import EvalRecord
 from smelt.report.stages import Stage, by_name
-from smelt.report.statements import CONTROL, EXPERT, claims, summary
+from smelt.report.statements import claims, summary
 from smelt.report.tables import Column, Row, columns
 
 MAX_FOREST = 4  # groups drawn as plots; the table shows all
@@ -47,8 +47,8 @@ def _floor(group: list[tuple[Stage, EvalRecord]], shown: list[Column]) -> dict[C
 
 
 def _table(number: int, name: str, group: list[tuple[Stage, EvalRecord]]) -> dict[str, Any] | None:
-    rows = rows_of(group)
-    if not rows:
+    rows, texts = rows_of(group), likelihoods_of(group)
+    if not rows and not texts:
         return None
     found = claims(rows)
     shown = columns(rows)
@@ -60,12 +60,13 @@ def _table(number: int, name: str, group: list[tuple[Stage, EvalRecord]]) -> dic
         "columns": shown,
         "summary": summary(found),
         "claims": found,
-        "comparisons": sum(claim.against in (EXPERT, CONTROL) for claim in found),
         "plots": [
             _forest(f"scores-{number}-{index}", rows, column) for index, column in enumerate(drawn)
         ],
         "floor": _floor(group, shown),
         "unparsed": _unparsed(group),
+        "texts": texts,
+        "text_names": text_names(texts),
     }
 
 
