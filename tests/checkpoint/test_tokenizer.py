@@ -143,7 +143,7 @@ def test_damaged_files_are_errors(trained: dict[str, TextTokenizer], tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
     assert open_tokenizer(tmp_path).eos_id == open_tokenizer(tmp_path).pad_id == 1
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(UserError, match="no JSON object in it"):
+    with pytest.raises(UserError, match=r"a JSON list\. Expected a JSON object"):
         open_tokenizer(tmp_path)
     with pytest.raises(UserError, match=r"vocab_size: found 299. Expected at least 300"):
         train_tokenizer(["a"], tmp_path, kind="byte_bpe", vocab_size=299)

@@ -68,7 +68,7 @@ def recipe_verb(
         taken = inspect.signature(command)
         kept = [item for key, item in taken.parameters.items() if key != "device"]
         vars(command)["__signature__"] = taken.replace(parameters=kept)
-    command.__name__ = name
+    command.__name__, command.__doc__ = name, execute.__doc__
     return command
 
 
