@@ -127,8 +127,6 @@ def start(home: Path) -> "subprocess.Popen[bytes]":
             stdout=printed,
             stderr=printed,
             start_new_session=True,
-            # A test run started in the background ignores SIGINT, and so would its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
