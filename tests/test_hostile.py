@@ -237,7 +237,10 @@ def test_kill_nine_and_ctrl_c_then_the_same_command_ends_with_the_same_bytes(
 
 def test_ctrl_c_while_python_still_imports(home: Path) -> None:
     process = start(home)
-    time.sleep(0.5)  # the interpreter is up; torch is being imported, or soon will be
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "torch" not in maps.read_text():  # its libraries are being loaded
+        assert process.poll() is None, printed(home)
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 2, printed(home)
     assert printed(home) == INTERRUPTED + "\n"

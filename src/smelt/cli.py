@@ -74,7 +74,10 @@ def _ask_again(unraisable: "sys.UnraisableHookArgs") -> None:
 def _interrupts() -> "Iterator[list[int]]":
     """A list that an interrupt adds to before it is raised. Libraries that are interrupted while
     they are imported raise errors of their own instead, which then mean no more than that."""
+    from smelt.core import progress
+
     pressed: list[int] = []
+    progress.watch(pressed)
 
     def press(number: int, frame: "FrameType | None") -> None:
         pressed.append(number)
@@ -91,6 +94,7 @@ def _interrupts() -> "Iterator[list[int]]":
     finally:
         signal.signal(signal.SIGINT, before)
         sys.unraisablehook = hook
+        progress.watch([])
 
 
 def _fail(line: str) -> None:

@@ -121,3 +121,16 @@ def test_close_without_a_sink_does_nothing() -> None:
     progress.close()
     progress.report_to(lambda event: None)
     progress.close()
+
+
+def test_an_interrupt_that_an_import_swallowed_is_raised_at_the_next_step() -> None:
+    pressed: list[int] = []
+    progress.report_to(lambda event: None)
+    progress.watch(pressed)
+    try:
+        with pytest.raises(KeyboardInterrupt), progress.Bar("work", 2) as bar:
+            bar.move()
+            pressed.append(2)
+            bar.move()
+    finally:
+        progress.watch([])

@@ -116,9 +116,21 @@ def close() -> None:
         _sink.close()
 
 
+_pressed: list[int] = []
+
+
+def watch(pressed: list[int]) -> None:
+    """Take notice of an interrupt that was lost: libraries with a bare `except` around an import
+    swallow it. What stands in the list is raised again at the next step of a bar."""
+    global _pressed
+    _pressed = pressed
+
+
 def emit(event: Event) -> None:
     """Hand an event to the sink of this process, made on first use."""
     global _sink
+    if _pressed and event[0] in ("start", "move"):
+        raise KeyboardInterrupt
     if _sink is None:
         _sink = Bars() if sys.stderr.isatty() else Lines()
     _sink(event)
