@@ -117,10 +117,16 @@ def test_close_takes_away_bars_that_never_ended(terminal: tuple[int, int]) -> No
         progress.emit(("end", (1, 1)))
 
 
-def test_close_without_a_sink_does_nothing() -> None:
+def test_close_makes_no_sink_and_tells_one_of_ours_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress, "_sink", None)
     progress.close()
-    progress.report_to(lambda event: None)
+    assert progress._sink is None
+    heard: list[progress.Event] = []
+    progress.report_to(heard.append)
     progress.close()
+    assert heard == []
 
 
 def test_an_interrupt_that_an_import_swallowed_is_raised_at_the_next_step() -> None:

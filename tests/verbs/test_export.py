@@ -52,8 +52,10 @@ def test_result_folder(pico: Path, tmp_path: Path) -> None:
 def test_second_time_is_done(pico: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = recipe(pico, "q8_0")
     execute(data, tmp_path / "a", where="test")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
     monkeypatch.setattr("smelt.export.job.load_model", None)  # would be called by any work
     execute(data, tmp_path / "a", where="test")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")} == before
 
 
 def test_defaults_are_resolved(pico: Path, tmp_path: Path) -> None:

@@ -71,11 +71,12 @@ def refusal(error: BaseException, where: object) -> UserError | None:
 
     Libraries in Rust (safetensors, tokenizers) do not raise OSError but name its number.
     """
+    place = where
     if isinstance(error, OSError) and error.errno in REFUSED:
         reason = error.strerror or str(error)
+        place = error.filename or where
     elif f"(os error {errno.ENOSPC})" in str(error):
         reason = os.strerror(errno.ENOSPC)
     else:
         return None
-    place = getattr(error, "filename", None) or where
     return UserError(place, reason, "", "mend it; the same command continues")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from smelt.core.errors import UserError
 from smelt.merge.method import Method
-from smelt.merge.recipe import MergeRecipe, ModelEntry
+from smelt.merge.recipe import MergeRecipe, ModelEntry, SliceSource
 from smelt.merge.values import Level, check_level
 
 Span = tuple[int, int]
@@ -63,8 +63,8 @@ def _part(
         place = f"{where}[{index}]"
         level, more = check_level(f"{place}.parameters", entry.parameters, method, one_model=True)
         warnings += more
-        span = getattr(entry, "layer_range", None)
-        source = Source(entry.model, tuple(span) if span else None, level)
+        span = tuple(entry.layer_range) if isinstance(entry, SliceSource) else None
+        source = Source(entry.model, span, level)
         if any((one.model, one.span) == (source.model, source.span) for one in sources):
             raise UserError(place, f"{entry.model} stands twice", "each model once")
         sources.append(source)
