@@ -80,3 +80,19 @@ def test_the_page_shows_the_whole_command(tmp_path: Path, monkeypatch: pytest.Mo
     execute({**RECIPE, "report": "page.html"}, tmp_path / "b", where="small.yaml")
     text = html.unescape(Path("b/page.html").read_text())
     assert f"smelt run small.yaml {tmp_path / 'b'}" in text
+
+
+def test_a_package_that_a_late_stage_needs_is_missed_before_any_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    for package, extra in (("matplotlib", "report"), ("xllamacpp", "export")):
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *rest, lacking=package: None if name == lacking else found(name, *rest),
+        )
+        with pytest.raises(UserError, match=rf"{package}: not installed.*smelt\[{extra}\]"):
+            check({"verb": "run", "extends": "pico"}, where="r.yaml")

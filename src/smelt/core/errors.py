@@ -59,6 +59,15 @@ def missing_package(error: BaseException) -> UserError | None:
     return needs(EXTRAS[package], package) if package in EXTRAS else None
 
 
+def require(extra: str) -> None:
+    """Raise the UserError for the first package of an extra that is not installed."""
+    from importlib.util import find_spec
+
+    for package, of_extra in EXTRAS.items():
+        if of_extra == extra and find_spec(package) is None:
+            raise needs(extra, package)
+
+
 def needs(extra: str, package: str) -> UserError:
     """The error for an optional package that is not installed."""
     return UserError(

@@ -37,6 +37,8 @@ def parse_keys(
     section = config.parse(SearchSection, data.get("search"), f"{where}: search", see)
     place = f"{where}: search.options"
     registry.check_keywords("search-algorithm", section.algorithm, section.options, place)
+    # Made once for nothing, so that a missing package or a bad option is found before any work.
+    registry.load("search-algorithm", section.algorithm)([0.5], 0, **section.options)
     parse_recipe(merge_data, where)  # `search` is a word, which every setting may be
     return section, merge_data, find_genes(merge_data, where)
 

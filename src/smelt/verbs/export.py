@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from smelt.core import config
+from smelt.core.errors import require
 from smelt.verbs._options import Device, OutFolder, OutOption, Settings, out_folder
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder.")]
@@ -63,6 +64,7 @@ def shape(data: dict[str, Any], *, where: str) -> None:
     """Validate keys only: what can be known before the inputs exist."""
     from smelt.export import recipe
 
+    require("export")
     recipe.read(data, where)
 
 
@@ -75,13 +77,8 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
 
 def _job() -> Any:
     """The job, imported late (it needs torch). Raises UserError without the extras it needs."""
-    import importlib.util
-
-    from smelt.core.errors import needs
-
-    for extra, package in (("export", "gguf"), ("train", "transformers")):
-        if importlib.util.find_spec(package) is None:
-            raise needs(extra, package)
+    require("export")
+    require("train")
     from smelt.export import job
 
     return job

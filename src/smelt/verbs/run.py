@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smelt.core import progress
-from smelt.core.errors import UserError, nearest
+from smelt.core.errors import UserError, nearest, require
 from smelt.verbs._options import (
     Device,
     OutFolder,
@@ -51,6 +51,8 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
     from smelt.pipeline.recipe import located, read
 
     recipe = read(data, where)
+    if recipe.report is not None:
+        require("report")  # now, not after all the work
     for index, stage in enumerate(recipe.stages):
         verb_of(stage.verb)
         shape = importlib.import_module(f"smelt.verbs.{stage.verb}").shape
