@@ -1,33 +1,46 @@
-"""Read a checkpoint folder lazily: every header is checked at open, before any tensor is read."""
+"""Read a checkpoint folder lazily: every header is checked at open, before any tensor is read.
+
+Tensors are numpy arrays; torch is imported only by who asks for torch tensors (`Checkpoint.read`).
+"""
 
 import json
 import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
 
 from smelt.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "F64": np.float64,
+        "F32": np.float32,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "I64": np.int64,
+        "I32": np.int32,
+        "I16": np.int16,
+        "I8": np.int8,
+        "U8": np.uint8,
+        "BOOL": np.bool_,
+    }.items()
 }
+FLOATS = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Name in a config.json -> name in a safetensors header, of the types that are merged."""
 HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.jinja", "merges.txt", "vocab*"]
 
 
@@ -82,15 +95,28 @@ class Checkpoint:
             raise UserError(self.folder, f"no tensor '{name}' in it", "a tensor of its header")
         return self.tensors[name]
 
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor in its stored dtype, as a private copy."""
+    def array(self, name: str) -> NDArray[Any]:
+        """One tensor in its stored dtype (ml_dtypes for bfloat16), as a private copy."""
         spec = self.spec(name)
-        data = torch.empty(spec.num_bytes, dtype=torch.uint8)
+        data = np.empty(spec.num_bytes, dtype=np.uint8)
         with spec.file.open("rb") as stream:
             stream.seek(spec.start)
-            if stream.readinto(memoryview(data.numpy().data)) != spec.num_bytes:
+            if stream.readinto(memoryview(data)) != spec.num_bytes:
                 raise UserError(spec.file, f"ends inside tensor '{name}'", "an unchanged file")
         return data.view(DTYPES[spec.dtype]).reshape(spec.shape)
+
+    def read(self, name: str) -> "torch.Tensor":
+        """One tensor in its stored dtype as a torch tensor, a private copy."""
+        return to_torch(self.array(name))
+
+
+def to_torch(array: NDArray[Any]) -> "torch.Tensor":
+    """The same memory as a torch tensor of the same dtype."""
+    import torch
+
+    kind: torch.dtype = getattr(torch, array.dtype.name)
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return torch.from_numpy(flat).view(kind).reshape(array.shape)
 
 
 def find_folder(text: str) -> Path:

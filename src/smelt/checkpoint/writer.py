@@ -1,4 +1,4 @@
-"""Write a checkpoint tensor by tensor, in shards, with the same bytes every time."""
+"""Write a checkpoint in shards, its tensors in any order, with the same bytes every time."""
 
 import json
 import math
@@ -8,36 +8,37 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from smelt.checkpoint.reader import DTYPES, INDEX, SINGLE
 from smelt.core.errors import UserError
 
 MAX_SHARD_BYTES = 5_000_000_000
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to be written."""
+    """A tensor to be written. `dtype` is the safetensors name, e.g. "BF16"."""
 
     name: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: str
 
     @property
     def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 class Writer:
-    """Writes the given entries, one `write` each in the order of `entries`, with bounded memory.
+    """Writes the given entries at their places, shard by shard, with no buffer of its own.
 
-    A shard gets its final name when it is complete, so a killed run leaves no half shard under a
-    final name; with `resume=True` complete shards are kept and `missing()` lists what is left.
-    Without it a folder that holds weights is refused. The same tensors give the same bytes.
+    `for shard in writer.missing(): for entry in shard: writer.place(...)`, then `writer.end()`: the
+    parts of a shard may come in any order and from any thread. A shard gets its final name at
+    `end`, so a killed run leaves no half shard under a final name; with `resume=True` complete
+    shards are kept. Without it a folder that holds weights is refused.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Writer:
         entries: list[Entry],
         *,
         max_shard_bytes: int = MAX_SHARD_BYTES,
+        metadata: dict[str, str] | None = None,
         resume: bool = False,
     ) -> None:
         self.folder = folder
+        self.metadata = {"format": "pt", **(metadata or {})}
         # Wide types first, as the format's own writer does it, so that every tensor is aligned.
-        ordered = sorted(entries, key=lambda entry: (-entry.dtype.itemsize, entry.name))
+        ordered = sorted(entries, key=lambda one: (-DTYPES[one.dtype].itemsize, one.name))
         self.shards = list(_shards(ordered, max_shard_bytes))
         count = len(self.shards)
         self.names = (
@@ -65,49 +68,56 @@ class Writer:
         for name in present:
             if name not in self.names:
                 (folder / name).unlink()
-        self._stream: BinaryIO | None = None
+        self._file: int | None = None
         self._shard = 0
-        self._left: list[Entry] = []
+        self._starts: dict[str, int] = {}
 
-    def missing(self) -> list[str]:
-        """Names of the tensors to write, in order; those of complete shards are left out."""
-        return [
-            entry.name
-            for shard, name in zip(self.shards, self.names, strict=True)
-            if not (self.folder / name).is_file()
-            for entry in shard
-        ]
+    def missing(self) -> Iterator[list[Entry]]:
+        """The entries of each shard that is not there yet; each is opened, and ended by `end`."""
+        for number, shard in enumerate(self.shards):
+            if not (self.folder / self.names[number]).is_file():
+                self._begin(number)
+                yield shard
 
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Append the next tensor; name, shape and dtype must be those of its entry."""
-        if self._stream is None:
-            self._begin()
-        assert self._stream is not None
-        entry = self._left.pop(0)
-        assert (entry.name, entry.shape, entry.dtype) == (name, tuple(tensor.shape), tensor.dtype)
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        self._stream.write(memoryview(data.numpy().data))
-        if not self._left:
-            self._end()
+    def place(self, name: str, offset: int, data: NDArray[Any]) -> None:
+        """Put bytes of a tensor of the open shard at an offset within the tensor."""
+        assert self._file is not None
+        view = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+        position = self._starts[name] + offset
+        while view:
+            written = os.pwrite(self._file, view, position)
+            view, position = view[written:], position + written
 
-    def _begin(self) -> None:
-        while (self.folder / self.names[self._shard]).is_file():
-            self._shard += 1
-        self._left = list(self.shards[self._shard])
-        path = self.folder / (self.names[self._shard] + ".unfinished")
-        self._stream = path.open("wb")
-        self._stream.write(_header(self._left))
+    def write(self, entry: Entry, array: NDArray[Any]) -> None:
+        """Put a whole tensor, whose shape and dtype must be those of its entry."""
+        assert (entry.shape, DTYPES[entry.dtype]) == (array.shape, array.dtype), entry
+        self.place(entry.name, 0, array)
 
-    def _end(self) -> None:
-        assert self._stream is not None
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        self._stream = None
+    def _begin(self, number: int) -> None:
+        assert self._file is None, "the shard before was not ended"
+        self._shard = number
+        header, starts, size = _header(self.shards[number], self.metadata)
+        path = self.folder / (self.names[number] + ".unfinished")
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._starts = starts
+        os.write(self._file, header)
+        # The full length now: a disk that is too small for it often says so before the work.
+        os.truncate(self._file, size)
+
+    def end(self) -> None:
+        """Finish the open shard: on disk as a whole, under its final name."""
+        assert self._file is not None
+        os.fsync(self._file)
+        self._close()
         final = self.folder / self.names[self._shard]
         path = final.with_name(final.name + ".unfinished")
         path.chmod(0o644)
         path.rename(final)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
     def __enter__(self) -> "Writer":
         return self
@@ -118,10 +128,10 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._stream is not None:
-            self._stream.close()
+        self._close()
         if kind is None:
-            assert not self.missing(), f"not written: {self.missing()[:3]}"
+            lacking = [name for name in self.names if not (self.folder / name).is_file()]
+            assert not lacking, f"not written: {lacking[:3]}"
             if len(self.shards) > 1:
                 self._write_index()
 
@@ -138,25 +148,43 @@ class Writer:
 def _shards(entries: list[Entry], max_bytes: int) -> Iterator[list[Entry]]:
     """Consecutive entries of at most `max_bytes` together (a larger tensor stands alone)."""
     shard: list[Entry] = []
+    size = 0
     for entry in entries:
-        if shard and sum(item.num_bytes for item in shard) + entry.num_bytes > max_bytes:
+        if shard and size + entry.num_bytes > max_bytes:
             yield shard
-            shard = []
+            shard, size = [], 0
         shard.append(entry)
+        size += entry.num_bytes
     yield shard
 
 
-def _header(entries: list[Entry]) -> bytes:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def _header(entries: list[Entry], metadata: dict[str, str]) -> tuple[bytes, dict[str, int], int]:
+    """The header, the first byte of each tensor in the file, and the size of the file."""
+    header: dict[str, object] = {"__metadata__": metadata}
     position = 0
+    begins = {}
     for entry in entries:
+        begins[entry.name] = position
         end = position + entry.num_bytes
         header[entry.name] = {
-            "dtype": _NAMES[entry.dtype],
+            "dtype": entry.dtype,
             "shape": list(entry.shape),
             "data_offsets": [position, end],
         }
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
+    first = 8 + len(text)
+    places = {name: first + begin for name, begin in begins.items()}
+    return struct.pack("<Q", len(text)) + text, places, first + position
+
+
+def write_tensors(folder: Path, tensors: dict[str, NDArray[Any]], **options: Any) -> None:
+    """Write arrays in memory as the weights of a checkpoint folder; options of `Writer`."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    entries = [Entry(name, one.shape, names[one.dtype]) for name, one in tensors.items()]
+    with Writer(folder, entries, **options) as writer:
+        for shard in writer.missing():
+            for entry in shard:
+                writer.write(entry, tensors[entry.name])
+            writer.end()

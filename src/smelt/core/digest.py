@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,55 @@ from typing import Any
 NOT_CONTENT = frozenset({"cost.json", ".lock"})
 
 
+# Below this size a file is hashed faster than a note about it is found.
+_NOTED_BYTES = 10_000_000
+_SETTLED_SECONDS = 2.0
+
+
 def file(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """sha256 of a file's bytes.
+
+    A large file that did not change since is not read again: as git does it, a note in the user's
+    cache holds the hash under the file's device, inode, size and times. Its change time cannot be
+    set back by a program, and a file younger than two seconds is not noted, so that a change within
+    one tick of the clock is seen.
+    """
+    state = path.stat()
+    if state.st_size < _NOTED_BYTES:
+        return _hash(path)
+    facts = [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    note = _notes() / value([str(path.resolve()), *facts])
+    try:
+        known = note.read_text(encoding="ascii").strip()
+        if len(known) == 64:
+            return known
+    except (OSError, ValueError):
+        pass
+    found = _hash(path)
+    newest = max(state.st_mtime, state.st_ctime)
+    after = path.stat()
+    same = [after.st_size, after.st_mtime_ns, after.st_ctime_ns] == facts[2:]
+    if same and time.time() - newest > _SETTLED_SECONDS:
+        _write_note(note, found)
+    return found
+
+
+def _notes() -> Path:
+    home = os.environ.get("SMELT_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "smelt" / "sha256"
+
+
+def _write_note(note: Path, text: str) -> None:
+    partial = note.with_name(f"{note.name}.{os.getpid()}")
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text + "\n", encoding="ascii")
+        partial.replace(note)
+    except OSError:  # a cache that cannot be written costs time, nothing else
+        return
+
+
+def _hash(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

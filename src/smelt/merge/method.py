@@ -1,19 +1,27 @@
-"""A merge method as the planner sees it: function, parameters, and which models it wants."""
+"""A merge method as the planner sees it: functions, parameters, and which models it wants."""
 
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from smelt.core import registry
 from smelt.core.errors import UserError
+from smelt.merge import ops
+from smelt.merge.blocks import BLOCK_ELEMENTS, Blocks
 from smelt.merge.parameters import Span
+from smelt.merge.sources import ArraySource, rows_and_columns
 
 DEFAULT = "task_arithmetic"
+INJECTED = ("statistics", "random", "extra")
+"""Keywords of a method that the engine gives it: what its `statistics` found in a first pass over
+the tensor, the random numbers of the block, and its part of the experts' statistics files."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +55,112 @@ class Method:
     """A merge method; `num_experts` is (least, most), most None for any number."""
 
     name: str
-    function: Callable[..., Tensor]
+    function: Callable[..., Any]
+    statistics: Callable[..., Any] | None
+    """The passes over a whole tensor that come before the function's, if it needs any."""
     parameters: dict[str, Parameter]
     """By recipe key."""
     needs_base: bool
     num_experts: tuple[int, int | None]
     base_is_expert: bool
+    whole: bool
+    """The function gets whole tensors in their true shape, not blocks of rows."""
+    extra: str | None
+    """The kind of statistics file that every expert must bring."""
+    random: bool
     aliases: dict[str, str]
     """Other recipe keys -> recipe key."""
+
+    def defaults(self, count: int) -> dict[str, Any]:
+        """Keyword values for so many experts, by Python name."""
+        return {
+            one.name: [one.start(count)] * count if one.per_expert else one.start(count)
+            for one in self.parameters.values()
+        }
+
+    def blocks(self, tensor: Blocks, values: dict[str, Any]) -> Iterator[tuple[int, ops.Array]]:
+        """First row and merged rows of each block of a tensor, by keyword values of the method."""
+        given = dict(values)
+        if self.statistics is not None:
+            given["statistics"] = self.statistics(tensor, **_taken(self.statistics, values))
+        for block in tensor:
+            given["random"], given["extra"] = block.random, block.extra
+            yield (
+                block.start,
+                self.function(block.base, block.experts, **_taken(self.function, given)),
+            )
+
+
+def merge_arrays(
+    method: Method,
+    base: NDArray[Any] | None,
+    experts: Sequence[NDArray[Any]],
+    values: dict[str, Any] | None = None,
+    *,
+    extras: Sequence[NDArray[Any] | None] = (),
+    identities: Sequence[str] = (),
+    name: str = "",
+    seed: int = 0,
+    device: str = "cpu",
+    block_elements: int = BLOCK_ELEMENTS,
+) -> NDArray[Any]:
+    """Merge one tensor in memory by the same code as a checkpoint; float32 or float64 as the input.
+
+    values: keyword values by the method's Python names (one for all experts where it takes one per
+    expert); what is left out is the default. Shape as the base's or the experts'.
+    """
+    count = len(experts)
+    given = {**method.defaults(count), **(values or {})}
+    for parameter in method.parameters.values():
+        if parameter.per_expert and not isinstance(given[parameter.name], list | tuple):
+            given[parameter.name] = [given[parameter.name]] * count
+    tensor = Blocks(
+        name,
+        None if base is None or not method.needs_base else ArraySource(base),
+        [ArraySource(one) for one in experts],
+        list(identities) or [str(place) for place in range(count)],
+        seed=seed,
+        whole=method.whole,
+        device=device,
+        extras=[None if one is None else ArraySource(one) for one in extras or [None] * count],
+        block_elements=block_elements,
+    )
+    out = np.empty(tensor.shape, dtype=tensor.dtype)
+    flat = out.reshape(rows_and_columns(out.shape))
+    for start, merged in method.blocks(tensor, given):
+        rows = ops.to_numpy(merged).reshape(-1, flat.shape[1])
+        flat[start : start + len(rows)] = rows
+    return out
+
+
+def _taken(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in _keywords(function) if name in given}
+
+
+@cache
+def _keywords(function: Callable[..., Any]) -> tuple[str, ...]:
+    found = inspect.signature(function).parameters.values()
+    return tuple(one.name for one in found if one.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 def load_method(name: str) -> Method:
     """A merge method by name or `package.module:object`. Raises UserError with the nearest name."""
     function = registry.load("merge-method", name)
     facts = vars(sys.modules[function.__module__])
-    parameters = [_parameter(name, item) for item in registry.schema(function)]
+    statistics = facts.get("statistics")
+    listed = [*(registry.schema(statistics) if statistics else []), *registry.schema(function)]
+    parameters = [_parameter(name, one) for one in listed if one.name not in INJECTED]
     return Method(
         name=name,
         function=function,
+        statistics=statistics,
         parameters={item.key: item for item in parameters},
         needs_base=facts.get("needs_base", True),
         num_experts=facts.get("num_experts", (1, None)),
         base_is_expert=facts.get("base_is_expert", False),
+        whole=facts.get("whole", False),
+        extra=facts.get("extra"),
+        random=any(one.name == "random" for one in listed),
         aliases=facts.get("aliases", {}),
     )
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from smelt.checkpoint import layout
-from smelt.checkpoint.reader import Checkpoint
+from smelt.checkpoint.reader import DTYPES, Checkpoint
 from smelt.checkpoint.writer import MAX_SHARD_BYTES
 from smelt.core.errors import UserError
 from smelt.merge import compatible
 from smelt.merge.method import Method, load_method
 from smelt.merge.parts import Part, parts_of
 from smelt.merge.recipe import MergeRecipe, check_whole
-from smelt.merge.tensors import MERGED_DTYPES, Layers, TensorPlan, plan_tensors
+from smelt.merge.tensors import MERGED, Layers, TensorPlan, plan_tensors
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ def _check_distinct(models: dict[str, Checkpoint], where: str) -> None:
 
 
 def _common_dtype(tensors: list[TensorPlan]) -> str | None:
-    dtypes = {item.entry.dtype for item in tensors if item.entry.dtype in MERGED_DTYPES}
-    return str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else None
+    """The type of the result as a config.json has it, when it is one for all tensors."""
+    dtypes = {item.entry.dtype for item in tensors if item.entry.dtype in MERGED}
+    return DTYPES[dtypes.pop()].name if len(dtypes) == 1 else None
 
 
 def _config(

@@ -1,21 +1,21 @@
 """Each tensor of the result: from which tensors, at which depth, with which values."""
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from smelt.checkpoint import layout
-from smelt.checkpoint.reader import DTYPES, Checkpoint
+from smelt.checkpoint.reader import FLOATS, Checkpoint
 from smelt.checkpoint.writer import Entry
 from smelt.core.errors import UserError
-from smelt.merge.method import Method
+from smelt.merge.method import Method, merge_arrays
 from smelt.merge.parts import Part, Source, Span
 from smelt.merge.values import Level, check_filters, values_for
 
-MERGED_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+MERGED = tuple(FLOATS.values())
+"""Types, as in headers, that are merged; others must be equal in all models and are copied."""
 Place = tuple[str, str]
 """(model as the recipe names it, tensor in its files)."""
 
@@ -171,19 +171,18 @@ def _entry(
             )
         if spec.dtype.startswith("F8"):
             raise UserError(spec.file, f"tensor '{tensor}' is quantised ({spec.dtype})", "no F8")
-        if (DTYPES[spec.dtype] in MERGED_DTYPES) != (DTYPES[expected.dtype] in MERGED_DTYPES):
+        if (spec.dtype in MERGED) != (expected.dtype in MERGED):
             raise UserError(spec.file, f"tensor '{tensor}' is {spec.dtype}", expected.dtype)
-    dtype = DTYPES[expected.dtype]
-    if out_dtype is not None and dtype in MERGED_DTYPES:
-        dtype = getattr(torch, out_dtype)
+    merged = expected.dtype in MERGED
+    dtype = FLOATS[out_dtype] if out_dtype is not None and merged else expected.dtype
     return Entry(name, expected.shape, dtype)
 
 
 def _try_values(method: Method, items: list[TensorPlan]) -> None:
     """Run the method on one number for each set of values: what it refuses, it refuses now."""
-    tried: dict[str, Callable[..., torch.Tensor]] = {}
+    tried: set[str] = set()
     for item in items:
         if (key := repr(item.values)) not in tried:
-            tried[key] = method.function
-            ones = [torch.ones(1) for _ in item.experts]
-            method.function(torch.zeros(1) if item.base else None, ones, **item.values)
+            tried.add(key)
+            one = np.ones((1, 1), dtype=np.float32)
+            merge_arrays(method, one * 0, [one] * len(item.experts), item.values)

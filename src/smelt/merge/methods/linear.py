@@ -7,9 +7,6 @@ weights (2, -1) extrapolate. Divergence: a base model that is not also listed un
 config and tokenizer only, while mergekit silently adds it as one more ordinary input.
 """
 
-from jaxtyping import Float
-from torch import Tensor
-
 from smelt.core.errors import UserError
 from smelt.merge import ops
 from smelt.merge.parameters import Normalize, Weight
@@ -19,13 +16,13 @@ num_experts = (1, None)
 
 
 def linear(
-    base: Float[Tensor, "*shape"] | None,
-    experts: list[Float[Tensor, "*shape"]],
+    base: ops.Base | None,
+    experts: ops.Experts,
     *,
     weight: Weight,
     normalize: Normalize = True,
-) -> Float[Tensor, "*shape"]:
-    """Weighted average of one tensor; `base` is not used. Raises UserError if weights sum to 0."""
+) -> ops.Base:
+    """Weighted average; `base` is not used. Raises UserError if weights sum to 0."""
     total = sum(weight) if normalize else 1.0
     if abs(total) < 1e-8:
         expected = "another sum, or normalize: false"

@@ -5,17 +5,13 @@ merged = scale * expert, with scale 1. Depth up-scaling by stacking is described
 is mergekit's without divergence: with a filter, `scale` 0 turns a block's output off.
 """
 
-from jaxtyping import Float
-from torch import Tensor
-
+from smelt.merge import ops
 from smelt.merge.parameters import Scale
 
 needs_base = False
 num_experts = (1, 1)
 
 
-def passthrough(
-    base: Float[Tensor, "*shape"] | None, experts: list[Float[Tensor, "*shape"]], *, scale: Scale
-) -> Float[Tensor, "*shape"]:
-    """The tensor of the one expert times `scale`; `base` is not used."""
+def passthrough(base: ops.Base | None, experts: ops.Experts, *, scale: Scale) -> ops.Base:
+    """The one expert times `scale`; `base` is not used."""
     return experts[0] * scale[0]

@@ -8,11 +8,12 @@ two models, which `t: 0` gives. Divergence: the angle is computed in float64.
 """
 
 import math
+from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
 
 from smelt.merge import ops
+from smelt.merge.blocks import Blocks
 from smelt.merge.parameters import T
 
 needs_base = False
@@ -22,13 +23,15 @@ base_is_expert = True  # a base model that is named takes the first of the two p
 NEARLY_PARALLEL = 0.9995
 
 
-def slerp(
-    base: Float[Tensor, "*shape"] | None, experts: list[Float[Tensor, "*shape"]], *, t: T
-) -> Float[Tensor, "*shape"]:
+def statistics(tensor: Blocks) -> Any:
+    """Inner products of the two tensors, (2, 2) in float64."""
+    return sum((ops.gram(block.experts) for block in tensor), np.zeros((2, 2)))
+
+
+def slerp(base: ops.Base | None, experts: ops.Experts, *, statistics: Any, t: T) -> ops.Base:
     """The point `t` (0 to 1) between two tensors; `base` is not used."""
-    first, second = experts
-    norms = math.sqrt(ops.dot(first, first)) * math.sqrt(ops.dot(second, second))
-    cosine = ops.dot(first, second) / norms if norms > 0 else 1.0
+    norms = math.sqrt(statistics[0, 0]) * math.sqrt(statistics[1, 1])
+    cosine = statistics[0, 1] / norms if norms > 0 else 1.0
     if abs(cosine) > NEARLY_PARALLEL:
         return ops.weighted_sum(experts, [1 - t, t])
     omega = math.acos(cosine)

@@ -7,9 +7,6 @@ of experts, and the paper's tuned scales (0.3 to 0.5 for a few tasks) are of thi
 mergekit, `normalize` (divide by the sum of weights) is false by default; the paper has none.
 """
 
-from jaxtyping import Float
-from torch import Tensor
-
 from smelt.merge import ops
 from smelt.merge.parameters import Lambda, Normalize, Weight
 
@@ -18,16 +15,16 @@ num_experts = (1, None)
 
 
 def task_arithmetic(
-    base: Float[Tensor, "*shape"],
-    experts: list[Float[Tensor, "*shape"]],
+    base: ops.Base,
+    experts: ops.Experts,
     *,
     weight: Weight,
     lambda_: Lambda = 1.0,
     normalize: Normalize = False,
-) -> Float[Tensor, "*shape"]:
-    """Base plus the scaled sum of task vectors, for one tensor."""
+) -> ops.Base:
+    """Base plus the scaled sum of task vectors."""
     total = sum(weight) if normalize else 1.0
     scale = lambda_ / (total if abs(total) >= 1e-8 else 1.0)
     # As one sum over base and experts, so that nothing is rounded before the end.
     shares = [scale * share for share in weight]
-    return ops.weighted_sum([base, *experts], [1 - sum(shares), *shares])
+    return ops.weighted_sum(experts, shares, base, 1 - sum(shares))

@@ -9,30 +9,28 @@ and without `normalize` it is a sum. Divergence from mergekit: elements that equ
 all kept, as in the authors' code, where mergekit keeps an arbitrary subset; density 0 keeps none.
 """
 
-from jaxtyping import Float
-from torch import Tensor
-
 from smelt.merge import ops
+from smelt.merge.blocks import Blocks
 from smelt.merge.parameters import Density, Lambda, Normalize, Weight
 
 needs_base = True
 num_experts = (1, None)
 
 
+def statistics(tensor: Blocks, *, density: Density) -> list[float]:
+    """The magnitude from which on each task vector is kept."""
+    return ops.thresholds(tensor, density)
+
+
 def ties(
-    base: Float[Tensor, "*shape"],
-    experts: list[Float[Tensor, "*shape"]],
+    base: ops.Base,
+    experts: ops.Experts,
     *,
+    statistics: list[float],
     weight: Weight,
-    density: Density,
     lambda_: Lambda = 1.0,
     normalize: Normalize = True,
-) -> Float[Tensor, "*shape"]:
-    """Base plus the trimmed, sign-consistent mean of task vectors, for one tensor."""
-    deltas = [
-        ops.trim(delta, share)
-        for delta, share in zip(ops.deltas_of(base, experts), density, strict=True)
-    ]
-    sign = ops.elect_sign([delta * share for delta, share in zip(deltas, weight, strict=True)])
-    merged = ops.mean_of_agreeing(deltas, weight, sign, normalize=normalize)
-    return base + lambda_ * merged
+) -> ops.Base:
+    """Base plus the trimmed, sign-consistent mean of task vectors."""
+    deltas = ops.keep_between(ops.deltas_of(base, experts), statistics)
+    return ops.add_deltas(base, deltas, weight, scale=lambda_, elect=True, normalize=normalize)
