@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Model,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -185,6 +188,26 @@ def test_layers_that_read_one_input_are_stored_once(tied: Path, tmp_path: Path) 
         found.array("model.norm.weight")
 
 
+def test_an_input_that_changes_between_two_layers_is_not_shared(tied: Path, tmp_path: Path) -> None:
+    """Same tensor, same address, doubled in place after gate_proj has read it."""
+    model: Any = load_model(tied)
+    mlp = model.model.layers[1].mlp
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        gate = mlp.gate_proj(x)
+        x *= 2
+        return mlp.down_proj(mlp.act_fn(gate) * mlp.up_proj(x))
+
+    mlp.forward = forward
+    data = tmp_path / "rows.jsonl"
+    data.write_text("{}\n")
+    options = Options(kind="gram")
+    measure(model, Checkpoint.open(tied), examples_of(tied), data, tmp_path / "out", options)
+    found = Statistics.open(tmp_path / "out")
+    gate, up = (found.array(f"model.layers.1.mlp.{part}_proj.weight") for part in ("gate", "up"))
+    np.testing.assert_allclose(up, 4 * gate, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["gram", "fisher"])
 def test_little_memory_means_more_passes_and_the_same_numbers(
     tied: Path, tmp_path: Path, kind: str
@@ -208,10 +231,10 @@ def test_a_layer_that_no_token_reaches_is_left_out(tied: Path, tmp_path: Path) -
     measure(model, Checkpoint.open(tied), examples, data, tmp_path / "out", Options(kind="gram"))
     found = Statistics.open(tmp_path / "out")
     assert set(found.description.left_out.values()) == {
-        "no token reached it",
+        "its layer was never called",
         "shared by embedding and head",
     }
-    with pytest.raises(UserError, match=r"layers\.1\.mlp\.up_proj.*no token reached it"):
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.up_proj.*its layer was never called"):
         found.array("model.layers.1.mlp.up_proj.weight")
     assert len(found.names()) == 11
 
@@ -238,6 +261,36 @@ def test_a_network_with_other_tensors_than_its_checkpoint_is_refused(
             load_model(untied), Checkpoint.open(tied), examples_of(tied), data,
             tmp_path / "out", Options(kind="gram"),
         )  # fmt: skip
+
+
+def test_a_tensor_that_transformers_renames_keeps_its_stored_name(tmp_path: Path) -> None:
+    """GPT-NeoX (Pythia) stores `embed_out`, which the network calls `lm_head`."""
+    folder = tmp_path / "m"
+    pico_tokenizer(folder)
+    torch.manual_seed(6)
+    config = GPTNeoXConfig(
+        vocab_size=open_tokenizer(folder).size, hidden_size=32, intermediate_size=64,
+        num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=64,
+    )  # fmt: skip
+    GPTNeoXForCausalLM(config).save_pretrained(folder)
+    assert (
+        statistics_of(folder, tmp_path / "f", "fisher").names() == Checkpoint.open(folder).names()
+    )
+    found = statistics_of(folder, tmp_path / "g", "gram")
+    head = next(name for name in found.names() if "layers" not in name)
+    model: Any = load_model(folder)
+    total = torch.zeros(32, 32, dtype=torch.float64)
+    for row in ROWS:
+        with torch.no_grad():
+            ids = torch.tensor([ids_of(folder, *row)[0][:-1]])
+            x = model.gpt_neox(input_ids=ids).last_hidden_state[0].double()
+        total += x.T @ x
+    assert head == "embed_out.weight"
+    close(found.array(head), total)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"twin": tensors[head].clone()}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"'lm_head\.weight' is not stored"):
+        statistics_of(folder, tmp_path / "twins", "gram")
 
 
 # Fisher
@@ -326,6 +379,15 @@ def test_drawn_labels_do_not_depend_on_the_other_rows() -> None:
         apart = [fisher(model, parameters, [item], bar) for item in reversed(examples)]
     for whole, second, first in zip(both, *apart, strict=True):
         torch.testing.assert_close(whole * 5, first * 3 + second * 2, rtol=1e-9, atol=1e-12)
+    # A row that stands in the data twice is drawn for twice.
+    twin = Example("2:0", examples[0].inputs, examples[0].targets)
+    with progress.Bar("test", 1) as bar:
+        pairs = zip(
+            fisher(model, parameters, [examples[0], twin], bar),
+            fisher(model, parameters, [examples[0]], bar),
+            strict=True,
+        )
+    assert not any(torch.allclose(both, one) for both, one in pairs)
 
 
 def test_gradients_only_where_they_are_asked_for() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float
 
 from smelt.checkpoint import peft
 from smelt.checkpoint.layout import block_of, declared_tied, head_and_embedding
@@ -33,7 +34,7 @@ Array = npt.NDArray[Any]
 # the tensor's first row: a matrix product of another number of rows may differ in the last bit.
 PANEL = 1 << 16
 HEAD = "lm_head.weight"
-_KEPT = 4  # tensors whose factors stay in memory
+_KEPT = 16  # tensors whose factors stay in memory, more than threads work on at a time
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ class Adapter:
         shape; None to read the base. `add_to` still applies to its rows."""
         return self.whole.get(name)
 
-    def add_to(self, name: str, start_row: int, rows: Array) -> None:
+    def add_to(self, name: str, start_row: int, rows: Float[np.ndarray, "rows columns"]) -> None:
         """Add the update to rows of a tensor, in place; does nothing for a tensor without one.
 
         rows: (rows, columns) float32 or float64, from row `start_row` on; columns is the tensor's
-        last dimension, and a vector is one row. The result of a row does not depend on how
-        the tensor is cut into calls. Raises UserError for NaN or infinity in the adapter.
+        last dimension, and a vector is one row. Neither the cut of a tensor into calls nor the
+        number of threads changes a bit. Raises UserError for NaN or infinity in the adapter.
         """
         if name in self.offsets:
             spec, scale = self.offsets[name]
@@ -291,14 +292,11 @@ def _update(
         found = f"rank {down.shape[0]} and {up.shape[1]}, {peft.CONFIG} says {rank}"
         raise UserError(where, found, "the config that was saved with the tensors")
     straight, turned = (up.shape[0], down.shape[1]), (down.shape[1], up.shape[0])
-    if shape not in (straight, turned) or (embedding and shape != turned):
-        raise UserError(
-            where, f"an update of {list(straight)} for {list(shape)}", "an adapter of it"
-        )
-    is_turned = embedding or shape != straight
-    if straight == turned and not embedding:  # a square matrix: its kind of layer decides
-        known = peft.is_conv1d(model, module)
-        is_turned = settings.fan_in_fan_out if known is None else known
+    known = True if embedding else peft.is_conv1d(model, module)
+    is_turned = settings.fan_in_fan_out and shape == turned if known is None else known
+    if shape != (turned if is_turned else straight):
+        found = f"an update of {list(straight)} for a weight of {list(shape)}"
+        raise UserError(where, found, "an adapter of this base")
     magnitude = parts.get("magnitude")
     if settings.use_dora and magnitude is None:
         raise UserError(where, "no lora_magnitude_vector", "one for each module of a DoRA adapter")
@@ -325,7 +323,7 @@ def _finite(spec: TensorSpec) -> Array:
     return array
 
 
-def read_floats(spec: TensorSpec) -> Array:
+def read_floats(spec: TensorSpec) -> Float[np.ndarray, "*shape"]:
     """A float tensor as float32 (float64 if it is stored so), in its shape."""
     with spec.file.open("rb") as stream:
         stream.seek(spec.start)

@@ -1,7 +1,9 @@
 """Where a tensor sits in a network, told from its name alone: layer, block, tied head."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Literal
 
 Block = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
@@ -9,12 +11,20 @@ Block = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 # The towers of a vision-language model count their own layers; merges move the language model.
 _TOWER = re.compile(r"(?:^|\.)(?:vision|visual|image|audio)[^.]*\.")
+_PROJECTOR = ("multi_modal_projector", "merger", "deepstack_merger", "connector", "projector")
+_MODULES = {
+    "text": ("text", "text_decoder", "language_model", "default"),
+    "vision": ("vision", "vision_tower", "vision_model", "vision_transformer", "visual"),
+    "audio": ("audio", "audio_tower"),
+    "projector": ("projector", "multi_modal_projector", "connector"),
+}
 _EMBEDDING = ("embed_tokens", "wte", "wpe", "word_embeddings", "tok_embeddings", "embed_in")
 _HEAD = ("lm_head", "embed_out", "output")
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
 _MLP = ("mlp", "feed_forward", "ffn", "moe", "block_sparse_moe", "experts")
 
 
+@cache
 def layer_of(name: str) -> int | None:
     """The layer index in a tensor name, None outside the stack of layers (or in a vision tower).
 
@@ -27,6 +37,63 @@ def layer_of(name: str) -> int | None:
         return None
     found = _LAYER.search(name)
     return int(found.group(1)) if found else None
+
+
+@cache
+def tower_layer_of(name: str) -> int | None:
+    """The layer index in a tensor name, counted in its own tower if it stands in one.
+
+    >>> tower_layer_of("model.visual.blocks.3.attn.qkv.weight")
+    3
+    """
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else None
+
+
+@cache
+def module_of(name: str) -> str:
+    """The module of a multi-module model: "text", "vision", "audio" or "projector".
+
+    >>> [module_of(f"model.{one}.weight") for one in ("layers.0.mlp.up_proj", "visual.merger.norm")]
+    ['text', 'projector']
+    >>> module_of("vision_tower.vision_model.encoder.layers.1.mlp.fc1.weight")
+    'vision'
+    """
+    parts = name.split(".")
+    if any(part.startswith(_PROJECTOR) for part in parts):
+        return "projector"
+    tower = _TOWER.search(name)
+    if tower is None:
+        return "text"
+    return "audio" if "audio" in tower.group(0) else "vision"
+
+
+def in_module(name: str, module: str) -> bool:
+    """Whether a tensor belongs to a module as a recipe names it (mergekit's names and ours).
+
+    >>> in_module("model.layers.0.mlp.up_proj.weight", "text_decoder")
+    True
+    >>> in_module("encoder.block.0.layer.0.layer_norm.weight", "encoder")
+    True
+    """
+    for kind, words in _MODULES.items():
+        if module in words:
+            return module_of(name) == kind
+    return module in name.split(".")
+
+
+def text_prefix(names: Iterable[str]) -> str:
+    """What stands before `layers.0.` in the names of the language model ("" without layers).
+
+    >>> text_prefix(["model.visual.blocks.0.a", "model.language_model.layers.0.mlp.up_proj.weight"])
+    'model.language_model.'
+    """
+    found = (_LAYER.search(name) for name in names if module_of(name) == "text")
+    stems = Counter(
+        match.string[: match.start(1)].rstrip(".").rpartition(".")[0] for match in found if match
+    )
+    stem = stems.most_common(1)[0][0] if stems else ""
+    return f"{stem}." if stem else ""
 
 
 def with_layer(name: str, layer: int) -> str:
@@ -46,6 +113,7 @@ def num_layers(names: Iterable[str]) -> int:
     return max((layer + 1 for name in names if (layer := layer_of(name)) is not None), default=0)
 
 
+@cache
 def block_of(name: str) -> Block:
     """The part of a network that a tensor belongs to.
 

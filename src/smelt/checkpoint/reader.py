@@ -55,8 +55,12 @@ class TensorSpec:
     """First byte of the data in the file."""
 
     @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return self.num_elements * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,9 @@ class Checkpoint:
     tensors: dict[str, TensorSpec]
 
     @classmethod
-    def open(cls, folder: Path | str) -> "Checkpoint":
+    def open(cls, folder: Path | str, *, revision: str | None = None) -> "Checkpoint":
         """Open a local folder or a hub model. Raises UserError naming the file and the tensor."""
-        path = find_folder(str(folder))
+        path = find_folder(str(folder), revision)
         config = read_json(path / "config.json")
         files = _weight_files(path)
         tensors: dict[str, TensorSpec] = {}
@@ -101,7 +105,7 @@ class Checkpoint:
         data = np.empty(spec.num_bytes, dtype=np.uint8)
         with spec.file.open("rb") as stream:
             stream.seek(spec.start)
-            if stream.readinto(memoryview(data)) != spec.num_bytes:
+            if stream.readinto(memoryview(data.data)) != spec.num_bytes:
                 raise UserError(spec.file, f"ends inside tensor '{name}'", "an unchanged file")
         return data.view(DTYPES[spec.dtype]).reshape(spec.shape)
 
@@ -119,17 +123,19 @@ def to_torch(array: NDArray[Any]) -> "torch.Tensor":
     return torch.from_numpy(flat).view(kind).reshape(array.shape)
 
 
-def find_folder(text: str) -> Path:
+def find_folder(text: str, revision: str | None = None) -> Path:
     """The local folder of a path or of a hub name (downloaded once). Raises UserError."""
     path = Path(text).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise UserError(path, f"a folder, with revision '{revision}'", "a hub model for it")
         return path
     if path.exists():
         raise UserError(path, "a file", "a checkpoint folder (config.json and safetensors)")
     looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1
     if looks_local or not all(part.strip() for part in text.split("/")):
         raise UserError(text, "no such folder", "a checkpoint folder, or a hub name like org/model")
-    return _from_hub(text)
+    return _from_hub(text, revision)
 
 
 def local_path(text: str) -> str:
@@ -137,7 +143,7 @@ def local_path(text: str) -> str:
     return text if Path(text).exists() else str(find_folder(text))
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -147,7 +153,7 @@ def _from_hub(name: str) -> Path:
             "pip install 'smelt[train]'",
         ) from error  # fmt: skip
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(

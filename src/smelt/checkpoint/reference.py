@@ -25,6 +25,19 @@ class ModelReference:
         text = _joined(self.path, self.revision)
         return text if self.lora is None else f"{text}+{_joined(self.lora, self.lora_revision)}"
 
+    def data(self, folders: dict[str, str]) -> Any:
+        """The reference as a recipe may write it (text, or a mapping if there is more than a path),
+        with other words for those of its paths that are keys of `folders`."""
+        model = _data(folders.get(self.path, self.path), self.revision)
+        if self.lora is None:
+            return model["path"] if self.revision is None else {"model": model}
+        lora = _data(folders.get(self.lora, self.lora), self.lora_revision)
+        return {"model": model, "lora": lora}
+
+
+def _data(path: str, revision: str | None) -> dict[str, str]:
+    return {"path": path} if revision is None else {"path": path, "revision": revision}
+
 
 def _joined(path: str, revision: str | None) -> str:
     return path if revision is None else f"{path}@{revision}"

@@ -28,8 +28,6 @@ from smelt.core.errors import UserError
 SETTINGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # Files that spell out the vocabulary a second time; stale once it is another one.
 _SECOND = ("added_tokens.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
-# Unigram counts an unknown character as the lowest score less 10 (sentencepiece's penalty).
-_UNKNOWN = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def read_tokenizer(folder: Path) -> TokenizerFile | None:
 def cut(tokenizer: TokenizerFile, rows: int) -> TokenizerFile:
     """Without the tokens that have no embedding row (ids from `rows` on), for every kind.
 
-    Raises UserError when the tokenizer's template or unknown token is among them.
+    Raises UserError when a token of its template or its unknown token is among them.
     """
     if tokenizer.size <= rows:
         return tokenizer
@@ -111,11 +109,7 @@ def cut(tokenizer: TokenizerFile, rows: int) -> TokenizerFile:
         ]  # fmt: skip
     added = [one for one in tokenizer.data.get("added_tokens") or [] if one["id"] < rows]
     data = {**tokenizer.data, "model": model, "added_tokens": added}
-    result = _checked(replace(tokenizer, data=data, vocabulary=kept, changed=True))
-    if max(_open(result).encode("a").ids, default=0) >= rows:
-        found = f"its template puts a token in front that lies beyond the model's {rows} rows"
-        raise UserError(tokenizer.folder / "tokenizer.json", found)
-    return result
+    return _checked(replace(tokenizer, data=data, vocabulary=kept, changed=True))
 
 
 def _pair(merge: Any) -> tuple[str, str]:
@@ -142,20 +136,11 @@ def unite(
         if new and base.kind == "WordPiece":
             raise UserError(
                 other.folder / "tokenizer.json",
-                f"{len(new)} words that the WordPiece base lacks ({new[0]!r}); it would find them "
-                "inside its own", "added tokens only, beyond the base's", f"tokenizer_source: {name}",
+                f"{len(new)} words that the WordPiece base lacks and would find ({new[0]!r})",
+                "added tokens only, beyond the base's", f"tokenizer_source: {name}",
             )  # fmt: skip
         if new:
-            whole = bool(base.data["model"].get("ignore_merges"))
-            warnings.append(
-                f"{len(new)} plain tokens of {name} get rows, but text is cut by the base's rules, "
-                f"which never make them{', unless they are whole words' if whole else ''}; "
-                f"'tokenizer_source: {name}' cuts as {name} does"
-            )
-        if new and base.by_bytes != other.by_bytes:
-            warnings.append(
-                f"{name} spells its tokens in another alphabet than the base: few tokens agree"
-            )
+            warnings.append(_unmade(name, new, base))
         plain |= dict.fromkeys(new)
         settled = {content: added.setdefault(content, one) for content, one in other.added.items()}
         unlike = [
@@ -172,6 +157,20 @@ def unite(
     return extend(base, words, fresh), warnings
 
 
+def _unmade(name: str, new: list[str], base: TokenizerFile) -> str:
+    """The warning about plain tokens of a model that have rows and (nearly) never occur."""
+    exceptions = []
+    if singles := sum(len(token) == 1 for token in new):
+        exceptions.append(f"{singles} characters that the base does not know")
+    if base.data["model"].get("ignore_merges"):
+        exceptions.append("whole words")
+    unless = f" (but for {' and '.join(exceptions)})" if exceptions else ""
+    return (
+        f"{len(new)} plain tokens of {name} get rows, but text is cut by the base's rules, which "
+        f"never make them{unless}; 'tokenizer_source: {name}' cuts as {name} does"
+    )
+
+
 def extend(
     base: TokenizerFile, plain: Iterable[str], added: Iterable[Mapping[str, Any]]
 ) -> TokenizerFile:
@@ -182,18 +181,20 @@ def extend(
     ids = dict(base.vocabulary)
     entries = list(base.data.get("added_tokens") or [])
     words = list(plain)
-    for token in words:
-        ids[token] = base.size + len(ids) - len(base.vocabulary)
+    ids |= {token: place for place, token in enumerate(words, base.size)}
+    following = base.size + len(words)
     for entry in added:
         content = str(entry["content"])
-        ids.setdefault(content, base.size + len(ids) - len(base.vocabulary))
+        if content not in ids:
+            ids[content] = following
+            following += 1
         settings = {key: bool(entry.get(key)) for key in SETTINGS}
         entries.append({"id": ids[content], "content": content, **settings})
     if len(entries) == len(base.data.get("added_tokens") or []) and not words:
         return base
     entries.sort(key=lambda one: int(one["id"]))
     data = {**base.data, "added_tokens": entries}
-    if words:
+    if words:  # `_checked` would find out too, by a slow second look
         data["model"] = _with_words(data["model"], ids, base.folder)
     return _checked(replace(base, data=data, vocabulary=ids, changed=True))
 
@@ -207,7 +208,8 @@ def _with_words(model: dict[str, Any], ids: dict[str, int], where: Path) -> dict
         return {**model, "vocab": ids}
     pieces = list(model["vocab"])
     by_id = {place: token for token, place in ids.items()}
-    lowest = min(score for _, score in pieces) - _UNKNOWN
+    # Less than the same span spelt in single characters, whose scores are the lowest at worst.
+    lowest = min(score for _, score in pieces)
     for place in range(len(pieces), max(by_id) + 1):
         if place not in by_id:
             raise UserError(
@@ -219,16 +221,18 @@ def _with_words(model: dict[str, Any], ids: dict[str, int], where: Path) -> dict
 
 def _checked(tokenizer: TokenizerFile) -> TokenizerFile:
     """The tokenizer, once the library is seen to give each token the id that it has here."""
-    if _open(tokenizer).get_vocab(with_added_tokens=True) == tokenizer.vocabulary:
-        return tokenizer
-    model = _with_words(tokenizer.data["model"], tokenizer.vocabulary, tokenizer.folder)
-    second = replace(tokenizer, data={**tokenizer.data, "model": model})
-    if _open(second).get_vocab(with_added_tokens=True) == tokenizer.vocabulary:
-        return second
-    raise UserError(
-        tokenizer.folder / "tokenizer.json", "tokens change their ids when more are added",
-        "one id for each token", "repair this tokenizer first",
-    )  # fmt: skip
+    path = tokenizer.folder / "tokenizer.json"
+    opened = _open(tokenizer)
+    if opened.get_vocab(with_added_tokens=True) != tokenizer.vocabulary:
+        model = _with_words(tokenizer.data["model"], tokenizer.vocabulary, tokenizer.folder)
+        tokenizer = replace(tokenizer, data={**tokenizer.data, "model": model})
+        opened = _open(tokenizer)
+        if opened.get_vocab(with_added_tokens=True) != tokenizer.vocabulary:
+            found = "tokens change their ids when the library reads them"
+            raise UserError(path, found, "one id for each token", "repair this tokenizer first")
+    if max(opened.encode("a").ids, default=0) >= tokenizer.size:
+        raise UserError(path, "its template names a token without an embedding row")
+    return tokenizer
 
 
 def _open(tokenizer: TokenizerFile) -> Tokenizer:
@@ -245,6 +249,7 @@ def write_tokenizer(tokenizer: TokenizerFile, folder: Path, chat_template: str |
     Names of tokens that are no longer there leave the config, since transformers would add them
     again, beyond the embedding.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     files.copy_tokenizer(tokenizer.folder, folder, chat_template)
     if not tokenizer.changed:
         return

@@ -82,7 +82,7 @@ class Writer:
     def place(self, name: str, offset: int, data: NDArray[Any]) -> None:
         """Put bytes of a tensor of the open shard at an offset within the tensor."""
         assert self._file is not None
-        view = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+        view = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8).data)
         position = self._starts[name] + offset
         while view:
             written = os.pwrite(self._file, view, position)
@@ -101,8 +101,8 @@ class Writer:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._starts = starts
         os.write(self._file, header)
-        # The full length now: a disk that is too small for it often says so before the work.
-        os.truncate(self._file, size)
+        # The space now: a disk that is too small says so before the work.
+        os.posix_fallocate(self._file, 0, size)
 
     def end(self) -> None:
         """Finish the open shard: on disk as a whole, under its final name."""

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Timings differ from run to run; they must not change the identity of a result.
-NOT_CONTENT = frozenset({"cost.json", ".lock"})
+# What is measured differs from run to run; it must not change the identity of a result.
+NOT_CONTENT = frozenset({"cost.json", "smoke.json", ".lock"})
 
 
 # Below this size a file is hashed faster than a note about it is found.

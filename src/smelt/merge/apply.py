@@ -1,8 +1,10 @@
 """Carry out a merge plan: streamed to a folder, or again and again in memory for a search."""
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +13,16 @@ from numpy.typing import NDArray
 
 from smelt.checkpoint import folder as files
 from smelt.checkpoint.layout import num_layers
-from smelt.checkpoint.reader import DTYPES, to_torch
+from smelt.checkpoint.reader import DTYPES, read_json, to_torch
 from smelt.checkpoint.writer import Entry, Writer
 from smelt.core import progress
 from smelt.core.errors import UserError
 from smelt.merge import ops
 from smelt.merge.blocks import Blocks
+from smelt.merge.moved import MovedSource
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe
-from smelt.merge.sources import ArraySource, Files, FileSource, store
+from smelt.merge.sources import ArraySource, Files, Source, rows_and_columns, store
 from smelt.merge.tensors import MERGED, Place, TensorPlan
 
 if TYPE_CHECKING:
@@ -40,40 +43,39 @@ def merge_to_folder(
     plan: MergePlan,
     folder: Path,
     *,
-    identities: dict[str, str] | None = None,
     seed: int = 0,
     device: str = "cpu",
     threads: int | None = None,
     resume: bool = False,
-) -> None:
+) -> dict[str, int]:
     """Merge tensor by tensor into a checkpoint folder, with its config and tokenizer.
 
-    Memory holds a few blocks of rows per thread. identities: model -> hash of its content, which
-    random methods draw by. resume: keep the complete shards of an interrupted call with the same
-    plan; else a folder that holds weights is refused. The same plan and seed give the same bytes
-    for any number of threads and any size of shards.
+    Memory holds a few blocks of rows per thread. resume: keep the complete shards of an interrupted
+    call with the same plan; else a folder that holds weights is refused. The same plan and seed
+    give the same bytes for any number of threads and any size of shards. Gives, for a recipe that
+    counts them, how many NaN and infinities each model held.
     """
     items = {item.entry.name: item for item in plan.tensors}
-    opened = Files()
-    known = identities or {}
+    sources = Sources(plan)
+    found: Counter[str] = Counter()
 
     def work(entry: Entry) -> None:
         item = items[entry.name]
-        sources = _sources(plan, item, opened)
         if entry.dtype not in MERGED:
             writer.write(entry, _same_everywhere(plan, item))
             return
-        names = [known.get(model, model) for model, _ in item.experts]
-        tensor = Blocks(entry.name, sources[-1], sources[:-1], names, seed=seed, device=device,
-                        whole=plan.method.whole)  # fmt: skip
-        _announce(plan, item, opened)
+        sources.announce(item)
+        tensor = sources.blocks(item, seed=seed, device=device)
         merge_tensor(plan, item, tensor, item.values, lambda at, a: writer.place(entry.name, at, a))
+        for place, count in tensor.bad.items():
+            if count:
+                found[item.places[place][0]] += count
 
-    shards = {"max_shard_bytes": plan.max_shard_bytes, "resume": resume}
     entries = [item.entry for item in plan.tensors]
+    largest = plan.max_shard_bytes
     try:
         with (
-            Writer(folder, entries, **shards) as writer,
+            Writer(folder, entries, max_shard_bytes=largest, resume=resume) as writer,
             ThreadPoolExecutor(threads or num_threads(), "merge") as pool,
         ):
             for shard in writer.missing():
@@ -86,27 +88,79 @@ def merge_to_folder(
                     raise
                 writer.end()
     finally:
-        opened.close()
+        sources.close()
+    _write_side_files(plan, folder)
+    return dict(sorted(found.items()))
+
+
+def _write_side_files(plan: MergePlan, folder: Path) -> None:
     files.write_config(folder, plan.config, plan.dtype)
-    files.copy_side_files(
-        plan.models[plan.donor].folder,
-        folder,
-        tokenizer=plan.models[plan.tokenizer].folder,
-        chat_template=plan.recipe.chat_template,
-    )
+    donor = plan.models[plan.donor].folder
+    if plan.vocabulary is None:
+        files.copy_side_files(donor, folder, chat_template=plan.chat_template)
+        return
+    files.copy_files(files.MODEL_FILES, donor, folder)
+    path = folder / "generation_config.json"
+    if path.is_file():
+        moved, _ = plan.vocabulary.translate(plan.donor, read_json(path))
+        files.write_json(path, moved)
+    plan.vocabulary.write(folder, plan.chat_template)
 
 
-def _sources(plan: MergePlan, item: TensorPlan, opened: Files) -> list[Any]:
-    def source(place: Place | None) -> FileSource | None:
-        return FileSource(plan.models[place[0]].spec(place[1]), opened) if place else None
+class Sources:
+    """The tensors of a plan as blocks, over files that are opened once. Close it when done."""
 
-    return [source(place) for place in [*item.experts, item.base]]
+    def __init__(self, plan: MergePlan) -> None:
+        self.plan = plan
+        self.files = Files()
+        # What random numbers are drawn by is the content of an expert, not its path or its place.
+        self._identity = {
+            name: model.identity() if plan.method.random else name
+            for name, model in plan.models.items()
+        }
 
+    def blocks(self, item: TensorPlan, *, seed: int, device: str = "cpu") -> Blocks:
+        """One float tensor of the result."""
+        experts = [self._source(item, place) for place in item.experts]
+        return Blocks(
+            item.entry.name,
+            self._source(item, item.base) if item.base else None,
+            experts,
+            [self._identity[model] for model, _ in item.experts],
+            seed=seed,
+            whole=self.plan.method.whole and not item.copied,
+            device="cpu" if item.copied else device,
+            extras=[self._extra(place) for place in item.experts],
+            wide=self.plan.recipe.dtype == "float64",
+        )
 
-def _announce(plan: MergePlan, item: TensorPlan, opened: Files) -> None:
-    for model, name in filter(None, [*item.experts, item.base]):
-        spec = plan.models[model].spec(name)
-        opened.announce(spec.file, spec.start, spec.num_bytes)
+    def _source(self, item: TensorPlan, place: Place) -> Source:
+        model, name = place
+        if item.rows is None:
+            return self.plan.models[model].source(name, self.files)
+
+        def source_of(other: str) -> Source:
+            own = name if other == model else self.plan.views[other][item.entry.name]
+            return self.plan.models[other].source(own, self.files)
+
+        return MovedSource(item.rows[model], source_of)
+
+    def _extra(self, place: Place) -> Source | None:
+        statistics = self.plan.models[place[0]].statistics
+        if self.plan.method.extra is None or statistics is None:
+            return None
+        known = statistics.description.tensors
+        return ArraySource(statistics.array(place[1])) if place[1] in known else None
+
+    def announce(self, item: TensorPlan) -> None:
+        """Tell the system which parts of files come next, so that it reads them ahead."""
+        for model, name in item.places:
+            spec = self.plan.models[model].spec(name)
+            self.files.announce(spec.file, spec.start, spec.num_bytes)
+
+    def close(self) -> None:
+        """Close all files."""
+        self.files.close()
 
 
 def _same_everywhere(plan: MergePlan, item: TensorPlan) -> NDArray[Any]:
@@ -128,10 +182,12 @@ def merge_tensor(
     """Merge one float tensor block by block into its final type. Raises UserError for NaN."""
     width = DTYPES[item.entry.dtype].itemsize
     columns = item.entry.shape[-1] if item.entry.shape else 1
-    for start, merged in plan.method.blocks(tensor, values):
-        refuse_nonfinite(plan, item, tensor)
+    strict = plan.recipe.nonfinite == "refuse"
+    for start, merged in _copied(tensor) if item.copied else plan.method.blocks(tensor, values):
+        if strict:
+            refuse_nonfinite(plan, item, tensor)
         rounded, bad = store(ops.to_numpy(merged), item.entry.dtype)
-        if bad:
+        if bad and strict:
             raise UserError(
                 f"{plan.where}: {item.entry.name}",
                 f"the merge overflows {DTYPES[item.entry.dtype].name}",
@@ -140,13 +196,19 @@ def merge_tensor(
         put(start * columns * width, rounded)
 
 
+def _copied(tensor: Blocks) -> Iterator[tuple[int, ops.Array]]:
+    return ((block.start, block.experts[0]) for block in tensor)
+
+
 def refuse_nonfinite(plan: MergePlan, item: TensorPlan, tensor: Blocks) -> None:
     """Raise UserError when a source held NaN or infinity in what was read of it so far."""
     for place, count in tensor.bad.items():
         if count:
-            model, name = (item.base or item.experts[0]) if place < 0 else item.experts[place]
-            file = plan.models[model].spec(name).file
-            raise UserError(file, f"tensor '{name}' holds NaN or infinity", "finite numbers")
+            model, name = item.places[place]
+            raise UserError(
+                plan.models[model].spec(name).file, f"tensor '{name}' holds NaN or infinity",
+                "finite numbers, or `nonfinite: count` to merge them all the same",
+            )  # fmt: skip
 
 
 class InMemory:
@@ -166,11 +228,17 @@ class InMemory:
         self.experts = orders[0]
         if any(order != self.experts for order in orders):
             raise UserError(where, "slices of different models", "the same sources in each slice")
-        self._loaded: dict[Place, ArraySource] = {}
+        sources = Sources(self.plan)
+        self._tensors: dict[str, Blocks] = {}
         for item in self.plan.tensors:
-            for place in filter(None, [*item.experts, item.base]):
-                if place not in self._loaded:
-                    self._loaded[place] = ArraySource(self.plan.models[place[0]].array(place[1]))
+            if item.entry.dtype in MERGED:
+                tensor = sources.blocks(item, seed=seed)
+                self._tensors[item.entry.name] = replace(
+                    tensor,
+                    base=_in_memory(tensor.base),
+                    experts=[_in_memory(one) for one in tensor.experts],
+                )
+        sources.close()
 
     def values(self, name: str) -> Values:
         """The keyword values that the recipe gives to a tensor."""
@@ -205,8 +273,15 @@ class InMemory:
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             flat[start : start + data.size] = data
 
-        base = self._loaded[item.base] if item.base else None
-        tensor = Blocks(item.entry.name, base, [self._loaded[one] for one in item.experts],
-                        self.experts, seed=self.seed, whole=self.plan.method.whole)  # fmt: skip
-        merge_tensor(self.plan, item, tensor, values, put)
+        merge_tensor(self.plan, item, self._tensors[item.entry.name], values, put)
         return out
+
+
+def _in_memory(source: Source | None) -> Any:
+    """The same rows, read once: as float32 (float64 if they need it), in the tensor's shape."""
+    if source is None:
+        return None
+    rows = rows_and_columns(source.shape)
+    out = np.empty(rows, dtype=np.float64 if source.wide else np.float32)
+    source.rows(0, out)
+    return ArraySource(out.reshape(source.shape))

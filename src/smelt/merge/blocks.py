@@ -63,6 +63,8 @@ class Blocks:
     whole: bool = False
     device: str = "cpu"
     extras: list[Source | None] = field(default_factory=list)
+    wide: bool = False
+    """Whether to count in float64 whatever the sources are."""
     block_elements: int = BLOCK_ELEMENTS
     bad: dict[int, int] = field(default_factory=dict)
     """By source: place among the experts, -1 for the base."""
@@ -75,7 +77,7 @@ class Blocks:
     @property
     def dtype(self) -> type[Any]:
         """numpy type of the arithmetic: float64 if any source is, else float32."""
-        wide = any(one.wide for one in [*self.experts, self.base] if one)
+        wide = self.wide or any(one.wide for one in [*self.experts, self.base] if one)
         return np.float64 if wide else np.float32
 
     @property

@@ -6,8 +6,9 @@ from typing import Any
 
 from smelt.checkpoint import folder as files
 from smelt.checkpoint import layout
-from smelt.checkpoint.reader import Checkpoint, read_json
+from smelt.checkpoint.reader import FLOATS, read_json
 from smelt.core.errors import UserError
+from smelt.merge.model import Model
 
 # Averaging across a difference in these gives noise, even where the shapes agree.
 MUST_AGREE = (
@@ -30,6 +31,8 @@ SHOULD_AGREE = (
 # transformers 5 spells out a default that version 4 leaves away.
 _ABSENT = (None, False)
 _PIECE_BYTES = 1 << 20
+# A family's models often differ in a few added tokens; more than this share is another tokenizer.
+_FEW_TOKENS = 0.01
 
 
 def _fact(config: dict[str, Any], key: str) -> Any:
@@ -50,12 +53,15 @@ def _fact(config: dict[str, Any], key: str) -> Any:
     return inner.get(key)
 
 
-def compare_configs(models: dict[str, Checkpoint]) -> list[str]:
+def compare_configs(models: dict[str, Model]) -> list[str]:
     """Refuse differences that make merging meaningless; warnings for those that may be meant."""
     (first, reference), *others = models.items()
     warnings = []
     for name, model in others:
+        nested = ["text_config" in one.config for one in (model, reference)]
         for key in MUST_AGREE + SHOULD_AGREE:
+            if key == "model_type" and nested[0] != nested[1]:
+                continue  # a language model and a vision-language model around one of its kind
             expected, found = _fact(reference.config, key), _fact(model.config, key)
             if found == expected or (found in _ABSENT and expected in _ABSENT):
                 continue
@@ -73,40 +79,52 @@ def compare_configs(models: dict[str, Checkpoint]) -> list[str]:
     return warnings
 
 
-def compare_tokenizers(
-    models: dict[str, Checkpoint], source: str, *, source_is_named: bool
-) -> list[str]:
-    """Refuse tokens with other ids than the source's; warn about other differences.
+def compare_dtypes(models: dict[str, Model]) -> list[str]:
+    """A warning when the models are stored in different types: the result has the first's."""
+    kinds = {}
+    for name, model in models.items():
+        stored = {model.spec(one).dtype for one in model.names()}
+        known = sorted(kind for kind, header in FLOATS.items() if header in stored)
+        kinds[name] = " and ".join(known)
+    if len(set(kinds.values())) < 2:
+        return []
+    listed = ", ".join(f"{kind} in {name}" for name, kind in kinds.items())
+    first = next(iter(kinds))
+    return [f"dtype differs: {listed}; each tensor of the result has its type in {first}"]
 
-    A source that the recipe names may have more or fewer tokens at the end; ids that both have
-    must mean the same token, since rows of embeddings are not moved (not supported yet).
+
+def compare_tokenizers(models: dict[str, Model], donor: str) -> list[str]:
+    """Warnings about tokenizers that differ from the donor's, when no rows of embeddings move.
+
+    Raises UserError when more than a few ids mean other tokens: that is another tokenizer.
     """
-    donor = files.vocabulary(models[source].folder)
+    expected = files.vocabulary(models[donor].folder)
     warnings = []
     for name, model in models.items():
         path = model.folder / "tokenizer.json"
-        if name == source or _same_bytes(path, models[source].folder / "tokenizer.json"):
+        if name == donor or _same_bytes(path, models[donor].folder / "tokenizer.json"):
             continue
         vocabulary = files.vocabulary(model.folder)
-        if donor is None or vocabulary is None:
-            without = name if vocabulary is None else source
+        if expected is None or vocabulary is None:
+            without = name if vocabulary is None else donor
             warnings.append(f"{without} has no tokenizer.json, its tokens cannot be compared")
-        elif vocabulary != donor:
-            place, what = _first_difference(vocabulary, donor)
-            conflict = place is not None
-            if conflict or not source_is_named:
+        elif vocabulary != expected:
+            conflicts, what = _difference(vocabulary, expected)
+            if conflicts > _FEW_TOKENS * len(expected):
                 raise UserError(
-                    path, f"another vocabulary than {source}: {what}",
-                    "the same tokens at the same ids (moving embedding rows is not supported yet)"
-                    if conflict
-                    else "the same tokens, or a tokenizer_source that says which tokenizer to take",
-                    "smelt fuse merges models of different tokenizers" if conflict else "",
+                    path, f"another vocabulary than {donor}: {what}",
+                    "the same tokens at the same ids, or `tokenizer_source: union`, which moves "
+                    "the rows of embeddings",
+                    "smelt fuse merges models of different tokenizers",
                 )  # fmt: skip
-            warnings.append(f"the vocabulary of {name} differs from {source}: {what}")
-        elif not _same_json(path, models[source].folder / "tokenizer.json"):
+            mend = "; rows are merged as they stand (tokenizer_source: union would move them)"
             warnings.append(
-                f"tokenizer.json of {name} has the tokens of {source} but other rules"
-                f" (merges, normalizer or template); the result gets that of {source}"
+                f"the vocabulary of {name} differs from {donor}: {what}{mend if conflicts else ''}"
+            )
+        elif not _same_json(path, models[donor].folder / "tokenizer.json"):
+            warnings.append(
+                f"tokenizer.json of {name} has the tokens of {donor} but other rules"
+                f" (merges, normalizer or template); the result gets that of {donor}"
             )
     return warnings
 
@@ -128,31 +146,35 @@ def _same_json(left: Path, right: Path) -> bool:
     return text(left) == text(right)
 
 
-def _first_difference(found: dict[str, int], expected: dict[str, int]) -> tuple[int | None, str]:
-    """The first id with two meanings (None when one vocabulary only has more), and a sentence."""
+def _difference(found: dict[str, int], expected: dict[str, int]) -> tuple[int, str]:
+    """How many ids have two meanings, and a sentence about the first difference."""
     left, right = ({place: token for token, place in one.items()} for one in (found, expected))
-    for place in sorted(set(left) & set(right)):
-        if left[place] != right[place]:
-            return place, f"id {place} is {left[place]!r}, not {right[place]!r}"
-    return None, f"{len(found)} tokens, not {len(expected)}"
+    places = [place for place in sorted(set(left) & set(right)) if left[place] != right[place]]
+    if places:
+        first = places[0]
+        return len(places), f"id {first} is {left[first]!r}, not {right[first]!r}"
+    return 0, f"{len(found)} tokens, not {len(expected)}"
 
 
-def logical_names(models: dict[str, Checkpoint]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Per model: tensor of the network -> tensor of the file, with tied heads made comparable.
+def logical_names(
+    models: dict[str, Model], donor: str
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Per model: tensor of the network -> tensor of the file, under the names that the donor uses.
 
-    When one model has a head of its own, the others' heads are their embeddings, and the result
-    is untied. A head that repeats the embedding of a tied model is left out if all are tied.
-    Also gives warnings, and nothing is guessed: the first is about every mixed case.
+    A language model and one inside a vision-language model get the same names. When one model has
+    a head of its own, the others' heads are their embeddings, and the result is untied. A head that
+    repeats the embedding of a tied model is left out if all are tied. Also gives warnings, and
+    nothing is guessed: the first is about every mixed case.
     """
-    views = {name: {tensor: tensor for tensor in model.names()} for name, model in models.items()}
+    views = {name: _renamed(model, models[donor]) for name, model in models.items()}
     own_head: dict[str, str] = {}
     tied: list[str] = []
     warnings = []
     for name, model in models.items():
-        head, embedding = layout.head_and_embedding(model.names())
+        head, embedding = layout.head_and_embedding(views[name])
         if head is None:
             tied.append(name)
-        elif embedding is None or not _is_copy(model, head, embedding):
+        elif embedding is None or not _is_copy(model, views[name][head], views[name][embedding]):
             own_head[name] = head
             if layout.declared_tied(model.config) and embedding is not None:
                 warnings.append(
@@ -163,11 +185,11 @@ def logical_names(models: dict[str, Checkpoint]) -> tuple[dict[str, dict[str, st
         else:
             own_head[name] = head
     for name in tied:
-        head, embedding = layout.head_and_embedding(models[name].names())
+        head, embedding = layout.head_and_embedding(views[name])
         if head is not None:
             views[name].pop(head)
         if own_head and embedding is not None:
-            views[name][next(iter(own_head.values()))] = embedding
+            views[name][next(iter(own_head.values()))] = views[name][embedding]
     if own_head and tied:
         warnings.append(
             f"tied head in {', '.join(tied)}, own head in {', '.join(own_head)}: "
@@ -176,10 +198,29 @@ def logical_names(models: dict[str, Checkpoint]) -> tuple[dict[str, dict[str, st
     return views, warnings
 
 
-def _is_copy(model: Checkpoint, head: str, embedding: str) -> bool:
+def _renamed(model: Model, donor: Model) -> dict[str, str]:
+    """The donor's name of each tensor -> the model's own."""
+    names, wanted = model.names(), donor.names()
+    own, other = layout.text_prefix(names), layout.text_prefix(wanted)
+    head = layout.head_and_embedding(wanted)[0]
+    view = {}
+    for name in names:
+        renamed = name
+        if layout.block_of(name) == "head" and head is not None:
+            renamed = head
+        elif own != other and layout.module_of(name) == "text" and name.startswith(own):
+            renamed = other + name.removeprefix(own)
+        view[renamed] = name
+    # Two tensors under one name would lose one of them: then every name stays as it is.
+    return view if len(view) == len(names) else {name: name for name in names}
+
+
+def _is_copy(model: Model, head: str, embedding: str) -> bool:
     """Whether two tensors hold the same bytes; one that differs is told by its first megabyte."""
     left, right = model.spec(head), model.spec(embedding)
     if (left.shape, left.dtype) != (right.shape, right.dtype):
+        return False
+    if model.touches(head) or model.touches(embedding):
         return False
     with left.file.open("rb") as one, right.file.open("rb") as other:
         one.seek(left.start)

@@ -6,7 +6,7 @@ beside this file (or in the user's cache), so that compiling happens once per ma
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -16,16 +16,14 @@ _PIECE = 2048  # elements whose float64 sums stay in the first-level cache
 
 
 def _compiled(function: F) -> F:
-    kernel: F = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return kernel
+    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
 
 
 def _compiled_sum(function: F) -> F:
     # Leave to reassociate sums is what lets the compiler use vector registers for them.
-    kernel: F = numba.njit(
-        nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"}
-    )(function)
-    return kernel
+    fastmath = {"reassoc", "contract"}
+    made = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
+    return cast(F, made)
 
 
 @_compiled
@@ -76,125 +74,145 @@ def weighted_sum(base, base_weight, experts, weights, out):  # type: ignore[no-u
 
 
 @_compiled
-def add_deltas(base, deltas, weights, scale, elect, normalize, out):  # type: ignore[no-untyped-def]
-    """out = base + scale * (weighted sum or mean of the task vectors, after sign election)."""
+def add_deltas(base, deltas, weights, votes, scale, elect, tie, normalize, least, instead, out):  # type: ignore[no-untyped-def]
+    """out = base + scale * (weighted sum or mean of the task vectors, after sign election).
+
+    tie: the sign that counts where votes cancel, 1 or 0 (nobody's); a divisor smaller than `least`
+    is replaced by `instead`.
+    """
     total, mass, divisor = np.empty(_PIECE), np.empty(_PIECE), np.empty(_PIECE)
     for start in range(0, out.size, _PIECE):
         size = min(_PIECE, out.size - start)
         total[:size] = 0.0
-        for k in range(weights.size):
-            weight, row = weights[k], deltas[k, start : start + size]
-            for i in range(size):
-                total[i] += weight * np.float64(row[i])
         if elect:
-            mass[:size] = total[:size]
-            total[:size] = 0.0
+            mass[:size] = 0.0
             divisor[:size] = 0.0
             for k in range(weights.size):
-                weight, row = weights[k], deltas[k, start : start + size]
+                vote, row = votes[k], deltas[k, start : start + size]
                 for i in range(size):
-                    part = weight * np.float64(row[i])
-                    # A tie counts as +, and zeros agree with nobody.
-                    agrees = part > 0.0 if mass[i] >= 0.0 else part < 0.0
-                    total[i] += part if agrees else 0.0
+                    mass[i] += vote * np.float64(row[i])
+            for k in range(weights.size):
+                weight, vote, row = weights[k], votes[k], deltas[k, start : start + size]
+                for i in range(size):
+                    delta = np.float64(row[i])
+                    cast, up = vote * delta, mass[i] > 0.0 or (mass[i] == 0.0 and tie)
+                    # Zeros agree with nobody.
+                    agrees = cast > 0.0 if up else (cast < 0.0 and mass[i] < 0.0)
+                    total[i] += weight * delta if agrees else 0.0
                     divisor[i] += weight if agrees else 0.0
             if normalize:
                 for i in range(size):
-                    total[i] /= divisor[i] if abs(divisor[i]) >= 1e-8 else 1.0
+                    total[i] /= divisor[i] if abs(divisor[i]) >= least else instead
+        else:
+            for k in range(weights.size):
+                weight, row = weights[k], deltas[k, start : start + size]
+                for i in range(size):
+                    total[i] += weight * np.float64(row[i])
         target, row = out[start : start + size], base[start : start + size]
         for i in range(size):
             target[i] = np.float64(row[i]) + scale * total[i]
 
 
 @_compiled
-def keep_between(deltas, low, high, out):  # type: ignore[no-untyped-def]
-    """Zero what is smaller in magnitude than low[k], or not smaller than high[k]."""
+def keep_between(deltas, low, high, factors, out):  # type: ignore[no-untyped-def]
+    """Zero what is smaller in magnitude than low[k] or larger than high[k], scale the rest."""
     for k in range(deltas.shape[0]):
-        least, most = low[k], high[k]
+        least, most, factor = low[k], high[k], factors[k]
         for i in range(deltas.shape[1]):
             size = abs(deltas[k, i])
-            out[k, i] = deltas[k, i] if size >= least and size < most else 0.0
+            out[k, i] = deltas[k, i] * factor if size >= least and size <= most else 0.0
 
 
 @_compiled
-def histogram(bits, shift, width, prefixes, counts):  # type: ignore[no-untyped-def]
-    """Count, per row of `bits`, the `width`-bit digits at `shift` of words with its prefix.
+def histogram(bits, body, shift, series, prefixes, counts):  # type: ignore[no-untyped-def]
+    """Count the 16-bit digits at `shift` of the words that have a prefix, added to `counts`.
 
-    prefixes: the bits above the digit that a word must have, per row; counts is added to.
+    bits (series, words); body: the bits of a word that count; row j of counts is about the row
+    series[j] of bits, and prefixes[j] is what stands above the digit.
     """
-    mask = np.uint64((1 << width) - 1)
-    above = np.uint64(shift + width)
-    down = np.uint64(shift)
-    for k in range(bits.shape[0]):
-        prefix = prefixes[k]
-        for i in range(bits.shape[1]):
-            word = np.uint64(bits[k, i])
-            if word >> above == prefix:
-                counts[k, (word >> down) & mask] += 1
+    above, down, digit = shift + 16, shift, np.uint64(0xFFFF)
+    for j in range(series.size):
+        row, prefix = bits[series[j]], prefixes[j]
+        for i in range(row.size):
+            word = np.uint64(row[i]) & body
+            if word >> np.uint64(above) == prefix:
+                counts[j, (word >> np.uint64(down)) & digit] += 1
 
 
 @_compiled
-def first_histogram(bits, shift, counts):  # type: ignore[no-untyped-def]
-    """`histogram` of the highest digit, where every word counts and the sign bit is dropped."""
+def first_histogram(bits, digit, shift, counts):  # type: ignore[no-untyped-def]
+    """`histogram` of the highest digit, where every word counts; one row for each of `bits`."""
     for k in range(bits.shape[0]):
         for i in range(bits.shape[1]):
-            counts[k, (bits[k, i] >> shift) & 0x7FFF] += 1
+            counts[k, (bits[k, i] >> shift) & digit] += 1
 
 
 @_compiled_sum
-def gram(vectors, out):  # type: ignore[no-untyped-def]
-    """Inner products of all pairs of rows, in float64, added to `out` (count, count)."""
+def gram(base, vectors, length, out):  # type: ignore[no-untyped-def]
+    """Inner products of all pairs of vectors (or of vector - base), in float64, added to `out`.
+
+    vectors (count, size) hold size / length groups of `length`; out (groups, count, count). A base
+    of no numbers is none.
+    """
     count, size = vectors.shape
-    left, right = np.empty(_PIECE), np.empty(_PIECE)
-    for start in range(0, size, _PIECE):
-        length = min(_PIECE, size - start)
-        for a in range(count):
-            row = vectors[a, start : start + length]
-            for i in range(length):
-                left[i] = row[i]
-            for b in range(a + 1):
-                row = vectors[b, start : start + length]
-                for i in range(length):
-                    right[i] = row[i]
-                total = 0.0
-                for i in range(length):
-                    total += left[i] * right[i]
-                out[a, b] += total
-                if a != b:
-                    out[b, a] += total
+    piece = np.empty((count, _PIECE // 2))
+    for group in range(out.shape[0]):
+        end = min(size, (group + 1) * length)
+        for start in range(group * length, end, _PIECE // 2):
+            width = min(_PIECE // 2, end - start)
+            for a in range(count):
+                left, row = piece[a], vectors[a, start : start + width]
+                if base.size > 0:
+                    origin = base[start : start + width]
+                    for i in range(width):
+                        left[i] = np.float64(row[i]) - np.float64(origin[i])
+                else:
+                    for i in range(width):
+                        left[i] = row[i]
+                for b in range(a + 1):
+                    right = piece[b]
+                    total = 0.0
+                    for i in range(width):
+                        total += left[i] * right[i]
+                    out[group, a, b] += total
+                    if a != b:
+                        out[group, b, a] += total
 
 
 @_compiled_sum
-def absolute_sums(values, out):  # type: ignore[no-untyped-def]
-    """Sum of magnitudes of every row, in float64, added to `out`."""
+def power_sums(values, power, out):  # type: ignore[no-untyped-def]
+    """Sum of magnitudes (power 1) or squares (2) of every row, in float64, added to `out`."""
     for k in range(values.shape[0]):
         total = 0.0
-        for i in range(values.shape[1]):
-            total += abs(np.float64(values[k, i]))
+        if power == 1:
+            for i in range(values.shape[1]):
+                total += abs(np.float64(values[k, i]))
+        else:
+            for i in range(values.shape[1]):
+                total += np.float64(values[k, i]) * np.float64(values[k, i])
         out[k] += total
 
 
 @_compiled
-def variances(deltas, out):  # type: ignore[no-untyped-def]
+def variances(vectors, out):  # type: ignore[no-untyped-def]
     """Population variance over rows, per column, in float64 and rounded once."""
-    count = deltas.shape[0]
-    mean, total = np.empty(_PIECE), np.empty(_PIECE)
+    count = vectors.shape[0]
+    total, squares = np.empty(_PIECE), np.empty(_PIECE)
     for start in range(0, out.size, _PIECE):
         size = min(_PIECE, out.size - start)
-        mean[:size] = 0.0
         total[:size] = 0.0
-        for k in range(count):
-            row = deltas[k, start : start + size]
+        squares[:size] = 0.0
+        first = vectors[0, start : start + size]
+        for k in range(1, count):
+            row = vectors[k, start : start + size]
             for i in range(size):
-                mean[i] += np.float64(row[i]) / count
-        for k in range(count):
-            row = deltas[k, start : start + size]
-            for i in range(size):
-                gap = np.float64(row[i]) - mean[i]
-                total[i] += gap * gap
+                # Around the first vector, so that nothing cancels and equal ones give 0.
+                gap = np.float64(row[i]) - np.float64(first[i])
+                total[i] += gap
+                squares[i] += gap * gap
         target = out[start : start + size]
         for i in range(size):
-            target[i] = total[i] / count
+            target[i] = max(0.0, squares[i] - total[i] * total[i] / count) / count
 
 
 @_compiled
@@ -226,3 +244,96 @@ def philox(key, start, out):  # type: ignore[no-untyped-def]
         out[4 * block + 1] = x1
         out[4 * block + 2] = x2
         out[4 * block + 3] = x3
+
+
+@_compiled
+def draw(values, key, start, bound, factor, out):  # type: ignore[no-untyped-def]
+    """out = factor * value where the random word of the value is below `bound`, else 0.
+
+    start: the number of the word of the first value.
+    """
+    before = start % 4
+    words = np.empty(_PIECE + 4, dtype=np.uint32)
+    for at in range(0, values.size, _PIECE):
+        size = min(_PIECE, values.size - at)
+        philox(key, start + at - before, words)
+        given, row = words[before : before + size], values[at : at + size]
+        target = out[at : at + size]
+        for i in range(size):
+            target[i] = row[i] * factor if given[i] < bound else 0.0
+
+
+@_compiled
+def rank(keys, shift, starts, order, ordered, out):  # type: ignore[no-untyped-def]
+    """out[i] = how many keys come before key i, ascending and stable.
+
+    One counting sort by the digits from `shift` on, the largest keys in the last of the buckets
+    `starts`, all that are far below them in the first; insertion sorts the rest. The other arrays
+    are room to work in, as long as `keys`.
+    """
+    size, last = keys.size, starts.size - 1
+    top = keys[0]
+    for i in range(size):
+        top = max(top, keys[i])
+    top = top >> shift
+    starts[:] = 0
+    for i in range(size):
+        bucket = last - min(np.int64(top - (keys[i] >> shift)), last)
+        out[i] = bucket
+        starts[bucket] += 1
+    total = 0
+    for bucket in range(starts.size):
+        count = starts[bucket]
+        starts[bucket] = total
+        total += count
+    for i in range(size):
+        place = starts[out[i]]
+        starts[out[i]] = place + 1
+        order[place] = i
+        ordered[place] = keys[i]
+    moves = 0
+    for j in range(1, size):
+        key = ordered[j]
+        if ordered[j - 1] > key:
+            who, place = order[j], j
+            while place > 0 and ordered[place - 1] > key:
+                ordered[place] = ordered[place - 1]
+                order[place] = order[place - 1]
+                place -= 1
+            ordered[place] = key
+            order[place] = who
+            moves += j - place
+            if moves > 16 * size:  # all in one bucket: an outlier, or hardly different keys
+                order[:] = np.argsort(keys, kind="mergesort")
+                break
+    for j in range(size):
+        out[order[j]] = j
+
+
+@_compiled
+def draw_ranked(values, bits, body, shift, buckets, key, start, low, high, own, out):  # type: ignore[no-untyped-def]
+    """Keep each value of (rows, columns) by a probability from low to high, linear in its rank.
+
+    bits: the values as words, of which `body` is the magnitude. own: divide what is kept by its
+    probability. A row of one value has the mean probability.
+    """
+    rows, columns = values.shape
+    order, ranks = np.empty(columns, dtype=np.int32), np.empty(columns, dtype=np.int32)
+    keys, ordered = np.empty(columns, dtype=bits.dtype), np.empty(columns, dtype=bits.dtype)
+    starts = np.empty(buckets, dtype=np.int32)
+    words = np.empty(columns + 8 - columns % 4, dtype=np.uint32)
+    step = (high - low) / (columns - 1) if columns > 1 else 0.0
+    first = low if columns > 1 else (low + high) / 2
+    for row in range(rows):
+        given, target, word = values[row], out[row], bits[row]
+        for i in range(columns):
+            keys[i] = word[i] & body
+        rank(keys, shift, starts, order, ordered, ranks)
+        before = (start + row * columns) % 4
+        philox(key, start + row * columns - before, words)
+        drawn = words[before : before + columns]
+        for i in range(columns):
+            chance = first + step * ranks[i]
+            number = np.float64(drawn[i] >> np.uint32(8)) * 2.0**-24
+            scale = 1.0 / chance if own else 1.0
+            target[i] = given[i] * scale if number < chance else 0.0

@@ -19,9 +19,10 @@ from smelt.merge.parameters import Span
 from smelt.merge.sources import ArraySource, rows_and_columns
 
 DEFAULT = "task_arithmetic"
-INJECTED = ("statistics", "random", "extra")
+INJECTED = ("statistics", "random", "extra", "name")
 """Keywords of a method that the engine gives it: what its `statistics` found in a first pass over
-the tensor, the random numbers of the block, and its part of the experts' statistics files."""
+the tensor, the random numbers of the block, its part of the experts' statistics files, and the name
+of the tensor."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,9 @@ class Method:
 
     def blocks(self, tensor: Blocks, values: dict[str, Any]) -> Iterator[tuple[int, ops.Array]]:
         """First row and merged rows of each block of a tensor, by keyword values of the method."""
-        given = dict(values)
+        given = {**values, "name": tensor.name}
         if self.statistics is not None:
-            given["statistics"] = self.statistics(tensor, **_taken(self.statistics, values))
+            given["statistics"] = self.statistics(tensor, **_taken(self.statistics, given))
         for block in tensor:
             given["random"], given["extra"] = block.random, block.extra
             yield (

@@ -4,7 +4,7 @@
 in float64 and rounded once, so that the order of experts hardly matters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from smelt.merge import compiled
 
 if TYPE_CHECKING:
-    from smelt.merge.blocks import Block, Blocks
+    from smelt.merge.blocks import Blocks
 
 Array: TypeAlias = Any
 """A numpy array, or a torch tensor of the same shape when the work is done on a device."""
-Base: TypeAlias = Float[Any, "*block"]  # noqa: F821
+Base: TypeAlias = Float[Any, "*block"]
 Experts: TypeAlias = Float[Any, "experts *block"]  # noqa: F821
 
 
@@ -76,86 +76,211 @@ def weighted_sum(
 def add_deltas(
     base: Array,
     deltas: Array,
-    weights: Sequence[float],
+    weights: Sequence[float] | NDArray[Any],
     *,
     scale: float = 1.0,
     elect: bool = False,
     normalize: bool = False,
+    votes: Sequence[float] | None = None,
+    tie_elects: bool = True,
+    least: float = 1e-8,
+    instead: float = 1.0,
 ) -> Array:
     """Base plus scale times the weighted task vectors.
 
-    elect: per element, the sign with more weighted mass wins (a tie is +) and only task vectors
-    with that sign count; zeros never do. normalize: a weighted mean, over those that count, instead
-    of a sum; where the weights sum to less than 1e-8 it stays a sum.
+    elect: per element, the sign with more mass wins and only task vectors with that sign count;
+    zeros never do. The mass is weighed by `votes` (the weights unless given); where it cancels, +
+    is elected, or without `tie_elects` nobody. normalize: a weighted mean, over those that count,
+    instead of a sum; a sum of weights below `least` is replaced by `instead`.
     """
     total = sum(weights)
-    if normalize and not elect and abs(total) >= 1e-8:
-        scale /= total
+    if normalize and not elect:
+        scale /= total if abs(total) >= least else instead
+    ballots = weights if votes is None else votes
     if on_cpu(base):
         out = np.empty(base.size, dtype=base.dtype)
         flat = np.ascontiguousarray(base).reshape(-1)
-        compiled.add_deltas(flat, _flat(deltas), _numbers(weights), scale, elect, normalize, out)
+        compiled.add_deltas(
+            flat, _flat(deltas), _numbers(weights), _numbers(ballots), scale, elect, tie_elects,
+            normalize, least, instead, out,
+        )  # fmt: skip
         return out.reshape(base.shape)
     parts = [delta.double() * weight for delta, weight in zip(deltas, weights, strict=True)]
-    mass = base.double() * 0
-    for part in parts:
-        mass += part
-    merged = mass
+    merged = sum(parts)
     if elect:
+        cast = [delta.double() * vote for delta, vote in zip(deltas, ballots, strict=True)]
+        mass = sum(cast)
+        up = (mass >= 0) if tie_elects else (mass > 0)
         merged, divisor = mass * 0, mass * 0
-        for part, weight in zip(parts, weights, strict=True):
-            agrees = ((part > 0) & (mass >= 0)) | ((part < 0) & (mass < 0))
+        for part, vote, weight in zip(parts, cast, weights, strict=True):
+            agrees = ((vote > 0) & up) | ((vote < 0) & (mass < 0))
             merged += part * agrees
             divisor += agrees.double() * weight
         if normalize:
-            merged = merged / divisor.masked_fill(divisor.abs() < 1e-8, 1.0)
+            merged = merged / divisor.masked_fill(divisor.abs() < least, instead)
     return (base.double() + scale * merged).to(base.dtype)
 
 
-def keep_between(deltas: Array, low: Sequence[float], high: Sequence[float] | None = None) -> Array:
-    """Per expert, zero what is smaller in magnitude than `low`, or not smaller than `high`."""
+def keep_between(
+    deltas: Array,
+    low: Sequence[float],
+    high: Sequence[float] | None = None,
+    factors: Sequence[float] | None = None,
+) -> Array:
+    """Per expert, zero what is smaller in magnitude than `low` or larger than `high`; scale it."""
     most = [float("inf")] * len(low) if high is None else high
+    scales = [1.0] * len(low) if factors is None else factors
     if on_cpu(deltas):
         out = np.empty_like(_flat(deltas))
-        bounds = [np.asarray(one, dtype=deltas.dtype) for one in (low, most)]
-        compiled.keep_between(_flat(deltas), *bounds, out)
+        floor, ceiling = (np.asarray(one, dtype=deltas.dtype) for one in (low, most))
+        compiled.keep_between(_flat(deltas), floor, ceiling, _numbers(scales), out)
         return out.reshape(deltas.shape)
     import torch
 
     kept = [
-        delta * ((delta.abs() >= least) & (delta.abs() < limit))
-        for delta, least, limit in zip(deltas, low, most, strict=True)
+        (delta.double() * ((delta.abs() >= least) & (delta.abs() <= limit)) * factor)
+        for delta, least, limit, factor in zip(deltas, low, most, scales, strict=True)
     ]
-    return torch.stack(kept)
+    return torch.stack(kept).to(deltas.dtype)
 
 
-def gram(vectors: Array) -> NDArray[Any]:
-    """Inner products of all pairs, (count, count) in float64."""
+def gram(vectors: Array, base: Array | None = None) -> NDArray[Any]:
+    """Inner products of all pairs of vectors, or of vector - base: (count, count) in float64."""
     count = vectors.shape[0]
     if on_cpu(vectors):
-        out = np.zeros((count, count))
-        compiled.gram(_flat(vectors), out)
+        out = np.zeros((1, count, count))
+        flat = _flat(vectors)
+        compiled.gram(_origin(base, flat), flat, flat.shape[1], out)
+        return np.asarray(out[0])
+    wide = _moved(vectors, base).reshape(count, -1)
+    return to_numpy(wide @ wide.T)
+
+
+def row_grams(vectors: Array, base: Array | None = None) -> NDArray[Any]:
+    """`gram` of every row by itself: (rows, count, count) in float64."""
+    count, rows, columns = vectors.shape
+    if on_cpu(vectors):
+        out = np.zeros((rows, count, count))
+        flat = _flat(vectors)
+        compiled.gram(_origin(base, flat), flat, columns, out)
         return out
-    flat = vectors.reshape(count, -1).double()
-    return to_numpy(flat @ flat.T)
+    wide = _moved(vectors, base).transpose(0, 1)
+    return to_numpy(wide @ wide.transpose(1, 2))
+
+
+def _origin(base: Array | None, flat: Array) -> Array:
+    return np.empty(0, flat.dtype) if base is None else np.ascontiguousarray(base).reshape(-1)
+
+
+def _moved(vectors: Array, base: Array | None) -> Array:
+    """vectors - base in float64."""
+    return wide(vectors) if base is None else wide(vectors) - wide(base)
+
+
+def wide(values: Array) -> Array:
+    """The same numbers in float64."""
+    return values.astype(np.float64) if on_cpu(values) else values.double()
+
+
+def like(values: Array, other: Array) -> Array:
+    """The numbers in the type of another array."""
+    return values.astype(other.dtype) if on_cpu(values) else values.to(other.dtype)
+
+
+def inner_products(tensor: "Blocks", *, of_deltas: bool) -> NDArray[Any]:
+    """`gram` of whole tensors, of the experts or of their task vectors, summed over the blocks."""
+    total = np.zeros((len(tensor.experts),) * 2)
+    for block in tensor:
+        total += gram(block.experts, block.base if of_deltas else None)
+    # NaN is refused with the name of its file, but only when blocks are merged.
+    return total if np.isfinite(total).all() else np.zeros_like(total)
+
+
+def weighted_places(vectors: Array, weights: NDArray[Any], base: Array | None = None) -> Array:
+    """base + sum of weight * (vector - base), or without a base of weight * vector.
+
+    weights: (count, rows, 1) or (count, 1, columns) or (count, rows, columns).
+    """
+    shares = to_like(weights, vectors)
+    total = wide(vectors[0]) * 0
+    for vector, share in zip(_moved(vectors, base), shares, strict=True):
+        total = total + vector * share
+    return like(total if base is None else wide(base) + total, vectors)
+
+
+def to_like(values: NDArray[Any], other: Array) -> Array:
+    """A numpy array as it is, or as a tensor where `other` is one."""
+    if on_cpu(other):
+        return values
+    import torch
+
+    return torch.from_numpy(values).to(other.device)
+
+
+def add_changes(base: Array, experts: Array, epsilon: float, boosts: Sequence[float]) -> Array:
+    """Base plus task vectors where they exceed epsilon, averaged over the experts that do.
+
+    What one expert alone changed is multiplied by its boost.
+    """
+    deltas = deltas_of(base, experts)
+    changed = abs(deltas) > epsilon
+    count = changed.sum(0)
+    share = 1 / wide(count).clip(min=1)
+    total = wide(base) * 0
+    for delta, mine, boost in zip(deltas, changed, boosts, strict=True):
+        factor = share if boost == 1 else share * (1 + (boost - 1) * wide(count == 1))
+        total += wide(delta) * (mine * factor)
+    return like(wide(base) + total, base)
+
+
+def choose(condition: Array, yes: Array, no: Array) -> Array:
+    """Numbers of one array where a condition holds, of another elsewhere."""
+    if on_cpu(yes):
+        return np.where(condition, yes, no)
+    return yes.where(condition, no)
+
+
+def log(values: Array) -> Array:
+    """Natural logarithm."""
+    return np.log(values) if on_cpu(values) else values.log()
 
 
 def absolute_sums(values: Array) -> NDArray[Any]:
     """Sum of magnitudes per expert, (num_experts,) in float64."""
+    return _power_sums(values, 1)
+
+
+def energies(values: Array) -> NDArray[Any]:
+    """Sum of squares per expert, (num_experts,) in float64."""
+    return _power_sums(values, 2)
+
+
+def _power_sums(values: Array, power: int) -> NDArray[Any]:
     if on_cpu(values):
         out = np.zeros(values.shape[0])
-        compiled.absolute_sums(_flat(values), out)
+        compiled.power_sums(_flat(values), power, out)
         return out
-    return to_numpy(values.reshape(values.shape[0], -1).double().abs().sum(dim=1))
+    return to_numpy((values.reshape(values.shape[0], -1).double().abs() ** power).sum(dim=1))
 
 
-def variances(deltas: Array) -> Array:
-    """Population variance over the experts, (rows, columns)."""
-    if on_cpu(deltas):
-        out = np.empty(deltas[0].size, dtype=deltas.dtype)
-        compiled.variances(_flat(deltas), out)
-        return out.reshape(deltas.shape[1:])
-    return deltas.double().var(dim=0, correction=0).to(deltas.dtype)
+def variances(experts: Array) -> Array:
+    """Population variance over the experts (or task vectors, the same): (rows, columns)."""
+    if on_cpu(experts):
+        out = np.empty(experts[0].size, dtype=experts.dtype)
+        compiled.variances(_flat(experts), out)
+        return out.reshape(experts.shape[1:])
+    gaps = experts.double() - experts[:1].double()
+    spread = (gaps**2).sum(0) - gaps.sum(0) ** 2 / experts.shape[0]
+    return (spread.clip(min=0) / experts.shape[0]).to(experts.dtype)
+
+
+def softmax(values: Array) -> Array:
+    """Softmax over the last dimension, in float64."""
+    numbers = wide(values)
+    if not on_cpu(values):
+        return numbers.softmax(dim=-1)
+    raised = np.exp(numbers - numbers.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
 
 
 def uniform(key: int, start: int, like: Array) -> Array:
@@ -167,85 +292,4 @@ def uniform(key: int, start: int, like: Array) -> Array:
     compiled.philox(np.uint64(key), start - before, words)
     fraction = words[before : before + size] >> np.uint32(8)
     numbers = fraction.astype(np.float32).reshape(tuple(like.shape)) * np.float32(2**-24)
-    if on_cpu(like):
-        return numbers
-    import torch
-
-    return torch.from_numpy(numbers).to(like.device)
-
-
-def thresholds(tensor: "Blocks", shares: Sequence[float]) -> list[float]:
-    """Per expert, the magnitude from which on the largest `share` of its task vector lies.
-
-    k = max(1, int(share * n)) elements and every element that equals the k-th: bf16 task vectors
-    have many equal magnitudes, and which of them survived would otherwise be chance. A share of 1
-    gives 0, a share of 0 infinity.
-    """
-    found = [0.0 if share >= 1 else float("inf") for share in shares]
-    asked = [place for place, share in enumerate(shares) if 0 < share < 1]
-    if asked:
-        chosen = kth_largest(
-            tensor,
-            lambda block: abs(deltas_of(block.base, block.experts[asked])),
-            None,
-            [shares[place] for place in asked],
-        )
-        for place, threshold in zip(asked, chosen, strict=True):
-            found[place] = threshold
-    return found
-
-
-def kth_largest(
-    tensor: "Blocks", values: "Callable[[Block], Array]", counts: Sequence[int] | None,
-    shares: Sequence[float] = (), *, of_nonzero: bool = False,
-) -> list[float]:  # fmt: skip
-    """Exact selection without sorting: the k-th largest of non-negative numbers, per series.
-
-    values: block -> (series, rows, columns), computed anew in each pass. counts: k per series;
-    without them k = max(1, int(share * n)), n all numbers or (`of_nonzero`) those above zero.
-    A digit of 15 or 16 of the number's bits is counted in each pass over the tensor: two passes
-    for float32, four for float64. Nothing selected (k = 0 or an empty tensor) gives infinity.
-    """
-    wide = tensor.dtype is np.float64
-    word = np.uint64 if wide else np.uint32
-    shift = 48 if wide else 16
-    found: NDArray[Any] | None = None
-    left: list[int] = []
-    while True:
-        seen: NDArray[Any] | None = None
-        for block in tensor:
-            bits = _flat(to_numpy(values(block))).view(word)
-            if seen is None:
-                seen = np.zeros((bits.shape[0], 1 << 16), dtype=np.int64)
-            if found is None:
-                compiled.first_histogram(bits, shift, seen)
-            else:
-                compiled.histogram(bits, shift, 16, found, seen)
-        if seen is None:
-            return [float("inf")] * len(counts or shares)
-        if found is None:
-            found = np.zeros(seen.shape[0], dtype=np.uint64)
-            total = seen.sum(axis=1)
-            if of_nonzero:
-                total = total - _zeros(tensor, values, seen)
-            left = list(counts or [max(1, int(s * n)) for s, n in zip(shares, total, strict=True)])
-        for series, row in enumerate(seen):
-            from_above = np.cumsum(row[::-1])
-            place = int(np.searchsorted(from_above, max(1, left[series])))
-            digit = len(row) - 1 - min(place, len(row) - 1)
-            left[series] -= int(from_above[place - 1]) if place else 0
-            found[series] = (found[series] << np.uint64(16)) | np.uint64(digit)
-        if shift == 0:
-            break
-        shift -= 16
-    kind = np.float64 if wide else np.float32
-    return [float(one) for one in found.astype(word).view(kind)]
-
-
-def _zeros(tensor: "Blocks", values: "Callable[[Block], Array]", seen: Any) -> Any:
-    """How many numbers of each series are exactly zero (looked up only where small ones are)."""
-    if not seen[:, 0].any():
-        return 0
-    return sum(
-        (to_numpy(values(block)).reshape(seen.shape[0], -1) == 0).sum(axis=1) for block in tensor
-    )
+    return to_like(numbers, like)

@@ -16,12 +16,13 @@ class Span:
     """Default, legal range [low, high] and searchable range of a parameter.
 
     per_expert: one value for each expert, else one for the merge; even: the default is 1/experts;
-    boolean: true or false (low 0, high 1).
+    boolean: true or false (low 0, high 1); a default of None: a recipe must set it, else the method
+    raises UserError.
     """
 
     low: float
     high: float
-    default: float | bool
+    default: float | bool | None
     search_low: float
     search_high: float
     per_expert: bool = False
@@ -31,14 +32,17 @@ class Span:
     def __str__(self) -> str:
         if self.boolean:
             return "true or false"
-        default = "1/experts" if self.even else f"{self.default:g}"
+        if self.default is None:
+            default = "must be set"
+        else:
+            default = "default 1/experts" if self.even else f"default {self.default:g}"
         scope = "one for each expert" if self.per_expert else "one for the merge"
         return (
-            f"{scope}, {self.low:g} to {self.high:g}, default {default}, "
+            f"{scope}, {self.low:g} to {self.high:g}, {default}, "
             f"searched from {self.search_low:g} to {self.search_high:g}"
         )
 
-    def start(self, num_experts: int) -> float | bool:
+    def start(self, num_experts: int) -> float | bool | None:
         """The default for a merge of so many experts."""
         return 1.0 / num_experts if self.even else self.default
 
@@ -65,6 +69,37 @@ T = Annotated[float, Span(0.0, 1.0, 0.5, search_low=0.0, search_high=1.0)]
 
 Normalize = Annotated[bool, Span(0.0, 1.0, False, search_low=0.0, search_high=1.0, boolean=True)]
 """Whether weights are relative to their sum."""
+
+Switch = Annotated[bool, Span(0.0, 1.0, False, search_low=0.0, search_high=1.0, boolean=True)]
+"""Something that a method does or does not."""
+
+Gamma = Annotated[
+    list[float], Span(0.0, 1.0, 0.01, search_low=0.0, search_high=0.1, per_expert=True)
+]
+"""Share of each task vector, the largest magnitudes, that is removed."""
+
+Epsilon = Annotated[
+    list[float], Span(0.0, 0.5, 0.15, search_low=0.0, search_high=0.3, per_expert=True)
+]
+"""How far the probability to be kept goes below and above the density."""
+
+Least = Annotated[float, Span(0.0, 1.0, 1e-5, search_low=1e-6, search_high=1e-3)]
+"""Magnitude up to which a change of a weight counts as none, in units of the weights."""
+
+Boost = Annotated[float, Span(0.0, 10.0, 0.1, search_low=0.0, search_high=1.0)]
+"""Strength of a scale that grows with a ratio."""
+
+Ceiling = Annotated[float, Span(0.0, 10.0, 0.2, search_low=0.0, search_high=1.0)]
+"""Largest ratio that counts."""
+
+Distance = Annotated[float | None, Span(0.0, 100.0, None, search_low=1e-6, search_high=1e-2)]
+"""Length of a step, in units of the weights. No default: it depends on how far models are apart."""
+
+Tiny = Annotated[float, Span(0.0, 1.0, 1e-8, search_low=1e-9, search_high=1e-6)]
+"""Number below which a length counts as 0."""
+
+Steps = Annotated[float, Span(0.0, 1000.0, 10.0, search_low=1.0, search_high=20.0)]
+"""Most steps of an iteration (a whole number)."""
 
 Scale = Annotated[
     list[float], Span(-100.0, 100.0, 1.0, search_low=0.0, search_high=2.0, per_expert=True)

@@ -1,18 +1,24 @@
 """The plan of a merge: every tensor with its sources and values, checked before any work starts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from smelt.checkpoint import layout
-from smelt.checkpoint.reader import DTYPES, Checkpoint
+from smelt.checkpoint.reader import DTYPES
 from smelt.checkpoint.writer import MAX_SHARD_BYTES
 from smelt.core.errors import UserError
-from smelt.merge import compatible
+from smelt.merge import compatible, vocabulary
+from smelt.merge.chat_template import template_text
 from smelt.merge.method import Method, load_method
-from smelt.merge.parts import Part, parts_of
+from smelt.merge.model import Model
+from smelt.merge.parts import Module, Part, modules_of
 from smelt.merge.recipe import MergeRecipe, check_whole
-from smelt.merge.tensors import MERGED, Layers, TensorPlan, plan_tensors
+from smelt.merge.rows import RowMap, embedding_rows, vocabulary_tensors
+from smelt.merge.tensors import MERGED, Planner, TensorPlan, View, try_values
+from smelt.merge.vocabulary import Member, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,15 @@ class MergePlan:
     recipe: MergeRecipe
     where: str
     method: Method
-    models: dict[str, Checkpoint]
+    models: dict[str, Model]
     """By the name in the recipe, base first."""
+    views: dict[str, View]
+    """Per model that is merged: tensor of the network -> tensor of its files."""
     donor: str
     """The model that gives config and, unless another is named, the tokenizer."""
-    tokenizer: str
+    vocabulary: Vocabulary | None
+    """The tokenizer of the result when the recipe asks for one; None: the donor's files."""
+    chat_template: str | None
     config: dict[str, Any]
     dtype: str | None
     """Type of the result when it is one for all tensors."""
@@ -36,8 +46,8 @@ class MergePlan:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all source tensors (a tensor used twice counts twice)."""
-        places = [place for item in self.tensors for place in (item.base, *item.experts) if place]
+        """Bytes of all source tensors (a tensor used twice counts twice), in one pass over them."""
+        places = [place for item in self.tensors for place in item.places]
         return sum(self.models[model].spec(name).num_bytes for model, name in places)
 
     @property
@@ -50,48 +60,145 @@ def plan(recipe: MergeRecipe, where: str, *, max_shard_bytes: int = MAX_SHARD_BY
     """Open all models, check that they fit, resolve every value. Raises UserError."""
     check_whole(recipe, where)
     method = load_method(recipe.merge_method)
-    parts, warnings = parts_of(recipe, where, method)
-    models = {name: Checkpoint.open(name) for name in recipe.model_names()}
-    _check_distinct(models, where)
+    modules, warnings = modules_of(recipe, where, method)
+    models = _open(recipe, where, method)
     # Never by chance: config and tokenizer come from the base, else from the first model.
-    donor = recipe.base_model or parts[0].experts[0].model
-    named = recipe.tokenizer_from
-    tokenizer = donor if named in (None, "base") else str(named)
-    merged = {one.model for part in parts for one in [*part.experts, part.base] if one}
+    donor = recipe.base_model or modules[0].parts[0].experts[0].model
+    merged = {one.model for module in modules for part in module.parts for one in part.sources}
     if donor not in merged:
         warnings.append(f"{method.name} takes only config and tokenizer from the base {donor}")
     checked = {name: model for name, model in models.items() if name in merged or name == donor}
     warnings += compatible.compare_configs(checked)
-    warnings += compatible.compare_tokenizers(
-        {**checked, tokenizer: models[tokenizer]}, tokenizer, source_is_named=named is not None
+    warnings += compatible.compare_dtypes(
+        {name: checked[name] for name in checked if name in merged}
     )
-    sources = {name: model for name, model in models.items() if name in merged}
-    views, more = compatible.logical_names(sources)
-    out_dtype = recipe.out_dtype or recipe.dtype
-    tensors = plan_tensors(method, parts, Layers(models, views), out_dtype)
+    views, more = compatible.logical_names(checked, donor)
+    warnings += more
+    modules, kept = _with_kept(modules, views, donor, sliced=recipe.slices is not None)
+    vocab, by_token = None, frozenset[str]()
+    if recipe.vocabulary is None:
+        warnings += compatible.compare_tokenizers(checked, donor)
+    else:
+        vocab, by_token = _vocabulary(recipe, where, models, checked, views)
+        warnings += vocab.warnings
+    planner = Planner(
+        method, models, views, recipe.out_dtype or recipe.dtype, by_token,
+        _row_maps(vocab, checked) if vocab is not None else None,
+    )  # fmt: skip
+    tensors = [item for module in modules for item in planner.plan(module)]
+    tensors += [planner.copy(name, (donor, views[donor][name])) for name in kept]
+    if kept:
+        warnings.append(f"{len(kept)} tensors are kept from {donor}: {_modules_in(kept)}")
+    try_values(method, tensors)
+    config, more = _config(models[donor].config, modules, models, tensors, donor, vocab)
+    folders = [models[name].folder for name in checked]
     return MergePlan(
         recipe=recipe,
         where=where,
         method=method,
         models=models,
+        views=views,
         donor=donor,
-        tokenizer=tokenizer,
-        config=_config(models[donor].config, parts, models, tensors),
+        vocabulary=vocab,
+        chat_template=template_text(recipe.chat_template, folders, where),
+        config=config,
         dtype=_common_dtype(tensors),
-        tensors=tensors,
+        tensors=sorted(tensors, key=lambda item: item.entry.name),
         warnings=list(dict.fromkeys(warnings + more)),
         max_shard_bytes=max_shard_bytes,
     )
 
 
-def _check_distinct(models: dict[str, Checkpoint], where: str) -> None:
-    seen: dict[Path, str] = {}
+def _open(recipe: MergeRecipe, where: str, method: Method) -> dict[str, Model]:
+    models = {name: Model.open(name) for name in recipe.model_names()}
+    seen: dict[tuple[Path, ...], str] = {}
     for name, model in models.items():
-        folder = model.folder.resolve()
-        if folder in seen:
-            found = f"'{seen[folder]}' and '{name}' are the same folder"
+        folders = tuple(folder.resolve() for folder in model.folders().values())
+        if folders in seen:
+            found = f"'{seen[folders]}' and '{name}' are the same folder"
             raise UserError(where, found, "one spelling for one model")
-        seen[folder] = name
+        seen[folders] = name
+    for entry in recipe.entries():
+        name = entry.model
+        if entry.statistics is not None and method.extra is None:
+            found = f"statistics, which {method.name} does not use"
+            raise UserError(f"{where}: {name}", found, "no such key, or regmean or fisher")
+        if entry.statistics is not None and models[name].statistics is None:
+            models[name] = models[name].measured(entry.statistics)
+        statistics = models[name].statistics
+        if method.extra is not None and name != recipe.base_model:
+            kind = statistics.kind if statistics is not None else "no statistics"
+            if kind != method.extra:
+                raise UserError(
+                    f"{where}: {name}", kind, f"`statistics:` of kind {method.extra}",
+                    f"smelt statistics {name} OUT --data ROWS --kind {method.extra}",
+                )  # fmt: skip
+    return models
+
+
+def _with_kept(
+    modules: list[Module], views: dict[str, View], donor: str, *, sliced: bool
+) -> tuple[list[Module], list[str]]:
+    """The modules to merge, and the donor's tensors that no module of the recipe is about.
+
+    A recipe without modules merges the language model, and of towers (vision, audio, projector)
+    those that all its models have; the others stay as they are in the donor.
+    """
+    kinds = {layout.module_of(name) for view in views.values() for name in view}
+    if modules[0].name is None and kinds == {"text"}:
+        return modules, []
+    if modules[0].name is None:
+        parts = modules[0].parts
+        own = {
+            model: {kind: {n for n in view if layout.module_of(n) == kind} for kind in kinds}
+            for model, view in views.items()
+        }
+        among = {one.model for part in parts for one in part.sources}
+        shared = [
+            kind
+            for kind in sorted(kinds - {"text"})
+            if not sliced and all(own[one][kind] == own[donor][kind] for one in among)
+        ]
+        modules = [Module(kind, parts) for kind in ["text", *shared] if own[donor][kind]]
+    kept = [
+        name
+        for name in views[donor]
+        if not any(layout.in_module(name, str(module.name)) for module in modules)
+    ]
+    return modules, sorted(kept)
+
+
+def _modules_in(names: list[str]) -> str:
+    return ", ".join(sorted({layout.module_of(name) for name in names}))
+
+
+def _vocabulary(
+    recipe: MergeRecipe, where: str, models: dict[str, Model], checked: dict[str, Model],
+    views: dict[str, View],
+) -> tuple[Vocabulary, frozenset[str]]:  # fmt: skip
+    """The vocabulary that the recipe asks for, and the network's tensors that go by token."""
+    members, by_token = {}, set()
+    for name, model in models.items():
+        shapes = {one: model.spec(one).shape for one in model.names()}
+        rows = embedding_rows(shapes, model.folder) if name in checked else None
+        members[name] = Member(model.folder, rows)
+        if name in checked:
+            found = vocabulary_tensors(shapes, model.folder)
+            by_token |= {name for name, own in views[name].items() if own in found}
+    section = recipe.vocabulary
+    assert section is not None
+    built = vocabulary.build(members, section, base=recipe.base_model, where=where)
+    return built, frozenset(by_token)
+
+
+def _row_maps(vocab: Vocabulary, checked: dict[str, Model]) -> Any:
+    """A function (models of a tensor, its base) -> RowMap by model, each set computed once."""
+
+    @cache
+    def row_maps(names: tuple[str, ...], base: str | None) -> Mapping[str, RowMap]:
+        return vocab.row_maps(names, base)
+
+    return row_maps
 
 
 def _common_dtype(tensors: list[TensorPlan]) -> str | None:
@@ -102,85 +209,50 @@ def _common_dtype(tensors: list[TensorPlan]) -> str | None:
 
 def _config(
     donor: dict[str, Any],
-    parts: list[Part],
-    models: dict[str, Checkpoint],
+    modules: list[Module],
+    models: dict[str, Model],
     tensors: list[TensorPlan],
-) -> dict[str, Any]:
-    """config.json of the result: the donor's, with the number of layers and the tie corrected."""
-    config = dict(donor)
+    name: str,
+    vocab: Vocabulary | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """config.json of the result: the donor's, with layers, tie, vocabulary and token ids right."""
+    config, warnings = dict(donor), list[str]()
+    if vocab is not None:
+        config, warnings = vocab.translate(name, config)
+    inner = config
+    if isinstance(config.get("text_config"), dict):
+        inner = config["text_config"] = dict(config["text_config"])
+    if vocab is not None:
+        for one in (config, inner):
+            if one is inner or "vocab_size" in one:
+                one["vocab_size"] = vocab.size
     names = [item.entry.name for item in tensors]
+    parts = [p for module in modules if module.name in (None, "text") for p in module.parts]
+    parts = parts or [
+        p for m in modules if layout.in_module("model.x", str(m.name)) for p in m.parts
+    ]
     if any(one.span for part in parts for one in part.experts):
         total = layout.num_layers(names)
-        key = next((one for one in ("num_hidden_layers", "n_layer") if one in config), None)
+        key = next((one for one in ("num_hidden_layers", "n_layer") if one in inner), None)
         if key is None:
             raise UserError(
                 parts[0].where, "slices of a config without num_hidden_layers", "models"
             )
-        config[key] = total
-        if isinstance(config.get("layer_types"), list):
-            config["layer_types"] = _layer_types(parts, models)
+        inner[key] = total
+        if isinstance(inner.get("layer_types"), list):
+            inner["layer_types"] = _layer_types(parts, models)
     if None not in layout.head_and_embedding(names):
-        config["tie_word_embeddings"] = False
-    return config
+        for one in (config, inner):
+            if one is config or "tie_word_embeddings" in one:
+                one["tie_word_embeddings"] = False
+    return config, warnings
 
 
-def _layer_types(parts: list[Part], models: dict[str, Checkpoint]) -> list[str]:
+def _layer_types(parts: list[Part], models: dict[str, Model]) -> list[str]:
     kinds: list[str] = []
     for part in parts:
-        own = models[part.experts[0].model].config.get("layer_types") or []
+        config = models[part.experts[0].model].config
+        own = config.get("text_config", config).get("layer_types") or []
         span = part.experts[0].span
         kinds += own[slice(*span)] if span else own
     return kinds
-
-
-def describe(plan: MergePlan) -> list[str]:
-    """The plan for people: totals, the values by groups of layers, and warnings."""
-    method = plan.method
-    lines = [
-        f"method {method.name}: {len(plan.tensors)} tensors, "
-        f"{layout.num_layers(item.entry.name for item in plan.tensors)} layers",
-        f"config from {plan.donor}, tokenizer from {plan.tokenizer}",
-        f"reads {plan.bytes_read / 1e6:.1f} MB, writes {plan.bytes_written / 1e6:.1f} MB"
-        f" ({plan.dtype or 'mixed types'})",
-    ]
-    groups: dict[tuple[str, str], list[str]] = {}
-    for item in sorted(plan.tensors, key=lambda one: _depth(one.entry.name)):
-        models = ", ".join(dict.fromkeys(model for model, _ in item.experts))
-        values = ", ".join(f"{name.rstrip('_')} {_short(one)}" for name, one in item.values.items())
-        groups.setdefault((models, values), []).append(item.entry.name)
-    for (models, values), names in groups.items():
-        lines.append(f"{_label(names)}: {models}: {values}")
-    return lines + [f"warning: {text}" for text in plan.warnings]
-
-
-def _depth(name: str) -> tuple[int, str]:
-    layer = layout.layer_of(name)
-    return -1 if layer is None else layer, name
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_short, value)) + "]"
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()
-
-
-def _label(names: list[str]) -> str:
-    """`attention 0-3, mlp 0-3, embedding (30 tensors)`: the blocks and layers of a group."""
-    layers: dict[str, set[int]] = {}
-    for name in names:
-        depths = layers.setdefault(layout.block_of(name), set())
-        if (layer := layout.layer_of(name)) is not None:
-            depths.add(layer)
-    parts = [f"{block} {_runs(sorted(depths))}".strip() for block, depths in layers.items()]
-    return f"{', '.join(sorted(parts))} ({len(names)} tensors)"
-
-
-def _runs(numbers: list[int]) -> str:
-    """Sorted numbers in short: `0-3 5`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return " ".join(f"{low}-{high}" if high > low else f"{low}" for low, high in runs)

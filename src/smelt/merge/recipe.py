@@ -1,34 +1,26 @@
-"""The merge recipe: mergekit's YAML as it is, but strict. Keys not supported yet are refused."""
+"""The merge recipe: mergekit's YAML as it is, but strict, and a few keys of our own."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from smelt.checkpoint.reference import parse_model_reference
 from smelt.core import config
 from smelt.core.config import Recipe
 from smelt.core.errors import UserError
+from smelt.merge.chat_template import check_template
 from smelt.merge.method import DEFAULT
 from smelt.merge.parameters import check_setting
+from smelt.merge.tokenizer_recipe import TokenizerEntry
 
 
-def _refuse(value: Any) -> Any:
-    if value is not None:
-        raise ValueError("no such key here: smelt does not support this key of mergekit yet")
-    return value
-
-
-def _plain_model(value: Any) -> str:
-    if isinstance(value, dict):
-        raise ValueError(
-            "a path or hub name; mergekit's {path, revision, lora} is not supported yet"
-        )
-    if not isinstance(value, str) or not value:
-        raise ValueError("a path or a hub name")
-    if "+" in value:
-        raise ValueError("a path or a hub name; 'model+lora' is not supported yet")
-    if "@" in value:
-        raise ValueError("a path or a hub name; 'model@revision' is not supported yet")
-    return value
+def _model_name(value: Any) -> str:
+    """A model as text, whichever of its forms it was written in; nothing is looked up yet."""
+    try:
+        return str(parse_model_reference(value))
+    except UserError as error:
+        raise ValueError(f"{error.expected}, found {error.found}") from error
 
 
 def _layers(value: Any) -> Any:
@@ -38,21 +30,22 @@ def _layers(value: Any) -> Any:
     return value
 
 
-TEMPLATES = ("auto", "alpaca", "chatml", "mistral", "llama3", "exaone")
-Unsupported = Annotated[Any, AfterValidator(_refuse)]
-ModelName = Annotated[Any, AfterValidator(_plain_model)]
+ModelName = Annotated[str, BeforeValidator(_model_name)]
 Setting = Annotated[Any, AfterValidator(check_setting)]
 LayerRange = Annotated[Any, AfterValidator(_layers)]
-Dtype = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float64", "float32", "float16", "bfloat16"]
+Settings = dict[str, Setting] | None
 
 
 class ModelEntry(Recipe):
     """One expert (or the base, listed among them)."""
 
     model: ModelName
-    """Checkpoint folder or hub name."""
-    parameters: dict[str, Setting] | None = None
+    """Folder or hub name, `name@revision`, `model+adapter` (LoRA), or {model, lora}."""
+    parameters: Settings = None
     """Values of this model: a number, a gradient over depth, or a list of {filter, value}."""
+    statistics: str | None = None
+    """Result folder of `smelt statistics` for this model (methods regmean and fisher)."""
 
 
 class SliceSource(ModelEntry):
@@ -67,23 +60,23 @@ class SliceEntry(Recipe):
 
     sources: list[SliceSource] = Field(min_length=1)
     """Layers of the models, the same number from each."""
-    base_model: Unsupported = None
-    """Not supported yet: a base of this slice's own."""
-    residual_weight: Unsupported = None
-    """Not supported yet."""
-    parameters: dict[str, Setting] | None = None
+    base_model: ModelName | None = None
+    """A base of this slice's own."""
+    residual_weight: float | None = None
+    """Read and without effect, in mergekit as here."""
+    parameters: Settings = None
     """Values of this slice."""
 
 
-class TokenizerEntry(Recipe):
-    """Which model gives the tokenizer."""
+class ModuleEntry(Recipe):
+    """What one module of a multi-module model is merged from."""
 
-    source: ModelName = "base"
-    """`base`, or a model."""
-    tokens: Unsupported = None
-    """Not supported yet: embeddings of single tokens."""
-    pad_to_multiple_of: Unsupported = None
-    """Not supported yet."""
+    models: list[ModelEntry] | None = Field(default=None, min_length=1)
+    """The models, whole. Exactly one of `models` and `slices`."""
+    slices: list[SliceEntry] | None = Field(default=None, min_length=1)
+    """Runs of layers, first layer first."""
+    parameters: Settings = None
+    """Values of this module."""
 
 
 class MergeRecipe(Recipe):
@@ -92,40 +85,54 @@ class MergeRecipe(Recipe):
     merge_method: str = DEFAULT
     """Name of a merge method; `smelt ls merge-method` lists them."""
     models: list[ModelEntry] | None = Field(default=None, min_length=1)
-    """The models to merge, whole. Exactly one of `models` and `slices`."""
+    """The models to merge, whole. Exactly one of `models`, `slices` and `modules`."""
     slices: list[SliceEntry] | None = Field(default=None, min_length=1)
     """Runs of layers, first layer first."""
-    modules: Unsupported = None
-    """Not supported yet: parts of multi-module models."""
+    modules: dict[str, ModuleEntry] | None = Field(default=None, min_length=1)
+    """By module (text_decoder, vision_tower, multi_modal_projector...); others stay the base's."""
     base_model: ModelName | None = None
     """The common ancestor; it also gives config and tokenizer."""
-    parameters: dict[str, Setting] | None = None
+    parameters: Settings = None
     """Values for the whole merge."""
     dtype: Dtype | None = None
-    """Type of the output when `out_dtype` is not set. Arithmetic is float32 or better always."""
+    """Type of the output when `out_dtype` is not set. Arithmetic is float32, or float64 for it."""
     out_dtype: Dtype | None = None
     """Type of the output; by default each tensor keeps the type it has in the base."""
     tokenizer_source: ModelName | None = None
-    """The model whose tokenizer the result gets, `base` by default."""
+    """`union`, `base` or a model: the tokenizer of the result; embedding rows move to its ids."""
     tokenizer: TokenizerEntry | None = None
-    """The same in mergekit's longer form."""
+    """The same in mergekit's longer form, with rows for single tokens."""
     chat_template: str | None = None
-    """Jinja text that replaces the chat template."""
+    """`auto`, alpaca, chatml, exaone, llama3, mistral, or Jinja text."""
     name: str | None = None
     """A name for the model card."""
+    nonfinite: Literal["refuse", "count"] = "refuse"
+    """NaN and infinity in a model: refuse it, or count them in the run record and go on."""
 
     @property
-    def tokenizer_from(self) -> str | None:
-        """The named tokenizer source, if any."""
-        return self.tokenizer.source if self.tokenizer is not None else self.tokenizer_source
+    def vocabulary(self) -> TokenizerEntry | None:
+        """The tokenizer section, in its longer form; None when the recipe has none."""
+        if self.tokenizer is None and self.tokenizer_source is not None:
+            return TokenizerEntry(source=self.tokenizer_source)
+        return self.tokenizer
+
+    def entries(self) -> Iterator[ModelEntry]:
+        """Every model entry, in the order of the recipe."""
+        groups: list[MergeRecipe | ModuleEntry] = [self, *(self.modules or {}).values()]
+        for group in groups:
+            yield from group.models or []
+            for part in group.slices or []:
+                yield from part.sources
 
     def model_names(self) -> list[str]:
         """Every model named, base first, then in the order of the recipe, each once."""
         listed: list[str] = [self.base_model] if self.base_model else []
-        listed += [entry.model for entry in self.models or []]
-        listed += [source.model for entry in self.slices or [] for source in entry.sources]
-        if self.tokenizer_from not in (None, "base"):
-            listed.append(str(self.tokenizer_from))
+        listed += [entry.model for entry in self.entries()]
+        groups: list[MergeRecipe | ModuleEntry] = [self, *(self.modules or {}).values()]
+        listed += [p.base_model for g in groups for p in g.slices or [] if p.base_model]
+        source = self.vocabulary.source if self.vocabulary is not None else "base"
+        if source not in ("base", "union"):
+            listed.append(str(source))
         return list(dict.fromkeys(listed))
 
 
@@ -138,17 +145,21 @@ def parse_recipe(data: Any, where: str) -> MergeRecipe:
 
 def check_whole(recipe: MergeRecipe, where: str) -> None:
     """Refuse keys that do not go together. Raises UserError."""
-    if (recipe.models is None) == (recipe.slices is None):
-        found = "neither models nor slices" if recipe.models is None else "models and slices"
-        raise UserError(where, found, "exactly one of 'models' and 'slices'")
+    _one_of(["models", "slices", "modules"], recipe, where)
+    for name, module in (recipe.modules or {}).items():
+        _one_of(["models", "slices"], module, f"{where}: modules.{name}")
     if recipe.tokenizer is not None and recipe.tokenizer_source is not None:
         raise UserError(where, "tokenizer and tokenizer_source", "only one of them")
-    source = recipe.tokenizer_from
-    key = "tokenizer_source" if recipe.tokenizer is None else "tokenizer.source"
-    if source == "union":
-        raise UserError(f"{where}: {key}", "'union' is not supported yet", "'base' or a model")
-    if source == "base" and recipe.base_model is None:
+    section = recipe.vocabulary
+    if section is not None and section.source == "base" and recipe.base_model is None:
+        key = "tokenizer_source" if recipe.tokenizer is None else "tokenizer.source"
         raise UserError(f"{where}: {key}", "'base' without a base_model", "a base_model or a model")
-    if recipe.chat_template in TEMPLATES:
-        found = f"mergekit's template name '{recipe.chat_template}' is not supported yet"
-        raise UserError(f"{where}: chat_template", found, "the Jinja text of a template")
+    if recipe.chat_template is not None:
+        check_template(recipe.chat_template, where)
+
+
+def _one_of(keys: list[str], entry: Recipe, where: str) -> None:
+    given = [key for key in keys if getattr(entry, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or f"none of {', '.join(keys)}"
+        raise UserError(where, found, f"exactly one of {', '.join(map(repr, keys))}")

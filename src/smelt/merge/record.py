@@ -3,40 +3,51 @@
 from pathlib import Path
 from typing import Any
 
+from smelt.merge.model import Model
 from smelt.merge.plan import MergePlan
 from smelt.merge.recipe import MergeRecipe
 
 
-def model_paths(plan: MergePlan) -> dict[str, str]:
-    """Model as the recipe names it -> its folder, absolute, so that no other word equals it."""
-    return {name: str(model.folder.absolute()) for name, model in plan.models.items()}
-
-
 def inputs(plan: MergePlan) -> dict[str, str]:
-    """Input name (base, expert-1, expert-2, tokenizer) -> folder, for core.run.Run."""
-    paths = model_paths(plan)
+    """Input name (base, expert-1, expert-1-lora, tokenizer...) -> folder, for core.run.Run."""
     result: dict[str, str] = {}
     experts = 0
-    merged = {model for item in plan.tensors for model, _ in item.experts}
-    for name in plan.models:
+    merged = {model for item in plan.tensors for model, _ in item.places}
+    for name, model in plan.models.items():
+        label = "tokenizer"
         if name == plan.recipe.base_model:
-            result["base"] = paths[name]
+            label = "base"
         elif name in merged:
             experts += 1
-            result[f"expert-{experts}"] = paths[name]
-        else:
-            result["tokenizer"] = paths[name]
+            label = f"expert-{experts}"
+        for kind, folder in model.folders().items():
+            result[label + kind] = str(folder.absolute())
     return result
 
 
 def recipe_data(plan: MergePlan) -> dict[str, Any]:
     """The recipe as JSON data, its local models as absolute paths (Run makes them relative)."""
-    paths = model_paths(plan)
-    return with_models(plan.recipe, {name: paths[name] for name in paths if _is_local(name)})
+    names = {name: model.reference.data(_folders(model)) for name, model in plan.models.items()}
+    measured = {
+        entry.statistics: str(Path(entry.statistics).absolute())
+        for entry in plan.recipe.entries()
+        if entry.statistics is not None
+    }
+    return with_models(plan.recipe, names, measured)
 
 
-def with_models(recipe: MergeRecipe, names: dict[str, str]) -> dict[str, Any]:
-    """The recipe as data with other names for its models."""
+def _folders(model: Model) -> dict[str, str]:
+    """Local paths as the recipe has them -> absolute ones."""
+    listed = {model.reference.path: model.folder}
+    if model.adapter is not None and model.reference.lora is not None:
+        listed[model.reference.lora] = model.adapter.folder
+    return {text: str(folder.absolute()) for text, folder in listed.items() if _is_local(text)}
+
+
+def with_models(
+    recipe: MergeRecipe, names: dict[str, Any], statistics: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The recipe as data with other names for its models (and statistics folders)."""
 
     def renamed(key: str, item: Any) -> Any:
         if isinstance(item, dict):
@@ -46,6 +57,8 @@ def with_models(recipe: MergeRecipe, names: dict[str, str]) -> dict[str, Any]:
             }
         if isinstance(item, list):
             return [renamed(key, one) for one in item]
+        if key == "statistics":
+            return (statistics or {}).get(item, item)
         is_model = key in ("base_model", "model", "source", "tokenizer_source")
         return names.get(item, item) if is_model else item
 

@@ -69,7 +69,7 @@ class Files:
         data: NDArray[Any] = self._scratch.buffer[:size]
         done = 0
         while done < size:
-            count = os.preadv(self.number(path), [memoryview(data)[done:]], start + done)
+            count = os.preadv(self.number(path), [memoryview(data.data)[done:]], start + done)
             if count == 0:
                 raise UserError(path, f"ends at byte {start + done}", "an unchanged file")
             done += count

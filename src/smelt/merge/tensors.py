@@ -1,17 +1,20 @@
 """Each tensor of the result: from which tensors, at which depth, with which values."""
 
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from smelt.checkpoint import layout
-from smelt.checkpoint.reader import FLOATS, Checkpoint
+from smelt.checkpoint.reader import FLOATS
 from smelt.checkpoint.writer import Entry
 from smelt.core.errors import UserError
 from smelt.merge.method import Method, merge_arrays
-from smelt.merge.parts import Part, Source, Span
+from smelt.merge.model import Model, check_float
+from smelt.merge.parts import Module, Source, Span
+from smelt.merge.rows import RowMap
 from smelt.merge.values import Level, check_filters, values_for
 
 MERGED = tuple(FLOATS.values())
@@ -31,23 +34,47 @@ class TensorPlan:
     """Keyword values of the method; a list has one for each expert."""
     position: float
     """Depth in its slice, 0 to 1."""
+    copied: bool = False
+    """Taken from the one model as it is: a part of the network that the recipe does not merge."""
+    rows: Mapping[str, RowMap] | None = None
+    """Per model, where its rows come from under a new vocabulary."""
+
+    @property
+    def places(self) -> list[Place]:
+        """All sources: the experts, then the base if there is one."""
+        return [*self.experts, *([self.base] if self.base else [])]
+
+
+View = dict[str, str]
+"""Tensor of the network -> tensor of one model's files."""
 
 
 class Layers:
-    """The tensors of the models, by layer, under the names of the network (heads untied alike)."""
+    """The tensors of one module of the models, by layer, under the names of the network."""
 
-    def __init__(self, models: dict[str, Checkpoint], views: dict[str, dict[str, str]]) -> None:
-        self.models, self.views = models, views
+    def __init__(self, models: dict[str, Model], views: dict[str, View], module: str | None):
+        self.models, self.module = models, module
+        self._depth: Callable[[str], int | None] = (
+            layout.layer_of if module is None else layout.tower_layer_of
+        )
+        self.views = {
+            model: {
+                name: own
+                for name, own in view.items()
+                if module is None or layout.in_module(name, module)
+            }
+            for model, view in views.items()
+        }
         self._by_layer: dict[str, dict[int | None, list[str]]] = {}
-        for model, view in views.items():
+        for model, view in self.views.items():
             by_layer: dict[int | None, list[str]] = defaultdict(list)
             for name in view:
-                by_layer[layout.layer_of(name)].append(name)
+                by_layer[self._depth(name)].append(name)
             self._by_layer[model] = by_layer
 
     def count(self, model: str) -> int:
         """Number of layers of a model."""
-        return layout.num_layers(self.views[model])
+        return max((1 + one for one in self._by_layer[model] if one is not None), default=0)
 
     def span(self, source: Source) -> Span:
         """The layers of a source. Raises UserError when the model has fewer."""
@@ -57,7 +84,7 @@ class Layers:
             raise UserError(source.level.where, found, f"at most [0, {count}]")
         return source.span or (0, count)
 
-    def at(self, model: str, layer: int | None) -> dict[str, str]:
+    def at(self, model: str, layer: int | None) -> View:
         """Name in layer 0 -> name, of a layer's tensors; layer None: those outside the layers."""
         names = self._by_layer[model].get(layer, [])
         return {name if layer is None else layout.with_layer(name, 0): name for name in names}
@@ -69,6 +96,8 @@ class Layers:
             for one in sources
         ]
         for source, table in zip(sources, tables, strict=True):
+            if table.keys() == tables[0].keys():
+                continue
             for have, lack in ((tables[0], table), (table, tables[0])):
                 for key in have:
                     if key not in lack:
@@ -81,46 +110,115 @@ class Layers:
         return {key: [table[key] for table in tables] for key in tables[0]}
 
 
-def plan_tensors(
-    method: Method, parts: list[Part], layers: Layers, out_dtype: str | None
-) -> list[TensorPlan]:
-    """All tensors of the result, sorted by name. Raises UserError for what does not fit.
+@dataclass(frozen=True)
+class Planner:
+    """What the tensors of all modules have in common.
 
-    What is outside the layers comes from the first slice (embeddings) or the last (the rest).
+    row_maps: for a tensor by token, (model names, base) -> RowMap by model; None when rows stay.
     """
-    found: dict[str, TensorPlan] = {}
-    seen_by: list[tuple[Level, set[str]]] = []
-    offset = 0
-    for number, part in enumerate(parts):
-        sources = [*part.experts, *([part.base] if part.base else [])]
-        spans = [layers.span(one) for one in sources]
-        length = spans[0][1] - spans[0][0]
-        for one, span in zip(sources, spans, strict=True):
-            if span[1] - span[0] != length:
+
+    method: Method
+    models: dict[str, Model]
+    views: dict[str, View]
+    out_dtype: str | None
+    by_token: frozenset[str] = frozenset()
+    row_maps: Callable[[tuple[str, ...], str | None], Mapping[str, RowMap]] | None = None
+
+    def plan(self, module: Module) -> list[TensorPlan]:
+        """The tensors of a module. Raises UserError for what does not fit.
+
+        What is outside the layers comes from the first slice (embeddings) or the last (the rest).
+        """
+        layers = Layers(self.models, self.views, module.name)
+        found: dict[str, TensorPlan] = {}
+        seen_by: list[tuple[Level, set[str]]] = []
+        offset = 0
+        for number, part in enumerate(module.parts):
+            sources = part.sources
+            spans = [layers.span(one) for one in sources]
+            length = spans[0][1] - spans[0][0]
+            for one, span in zip(sources, spans, strict=True):
+                if span[1] - span[0] != length:
+                    raise UserError(
+                        self.models[one.model].folder,
+                        f"{span[1] - span[0]} layers",
+                        f"{length}, as in {sources[0].model}",
+                        "take slices with a layer_range of equal length, or smelt fuse",
+                    )
+            in_part: dict[str, list[str]] = {}
+            for step in (None, *range(length)):
+                for key, names in layers.matched(sources, step).items():
+                    ends = 0 if layout.block_of(key) == "embedding" else len(module.parts) - 1
+                    if step is None and number != ends:
+                        continue
+                    name = key if step is None else layout.with_layer(key, offset + step)
+                    places = [
+                        (one.model, layers.views[one.model][tensor])
+                        for one, tensor in zip(sources, names, strict=True)
+                    ]
+                    count = len(part.experts)
+                    values = values_for(
+                        self.method, part.common, [one.level for one in part.experts],
+                        name, names[:count], position := _position(step, length),
+                    )  # fmt: skip
+                    base = places[-1] if part.base else None
+                    found[name] = self.tensor(name, places[:count], base, values, position)
+                    in_part[name] = names
+            offset += length
+            for index, source in enumerate(part.experts):
+                seen_by.append((source.level, {names[index] for names in in_part.values()}))
+            seen_by += [(level, set(in_part)) for level in part.common[:-1]]
+        seen_by.append((module.parts[0].common[-1], set(found)))
+        check_filters(seen_by)
+        return list(found.values())
+
+    def tensor(
+        self, name: str, experts: list[Place], base: Place | None, values: dict[str, Any],
+        position: float,
+    ) -> TensorPlan:  # fmt: skip
+        """One merged tensor, its sources checked. Raises UserError."""
+        maps = None
+        if self.row_maps is not None and name in self.by_token:
+            among = tuple(
+                dict.fromkeys(model for model, _ in [*experts, *([base] if base else [])])
+            )
+            maps = self.row_maps(among, base[0] if base else None)
+        entry = self._entry(name, [*experts, *([base] if base else [])], base or experts[0], maps)
+        return TensorPlan(entry, base, experts, values, position, rows=maps)
+
+    def copy(self, name: str, place: Place) -> TensorPlan:
+        """A tensor that is taken from one model as it is."""
+        entry = self._entry(name, [place], place, None)
+        return TensorPlan(entry, None, [place], {}, 0.0, copied=True)
+
+    def _entry(
+        self, name: str, places: list[Place], leading: Place, maps: Mapping[str, RowMap] | None
+    ) -> Entry:
+        expected = self.models[leading[0]].spec(leading[1])
+        for model, tensor in places:
+            spec = self.models[model].spec(tensor)
+            ours, theirs = expected.shape, spec.shape
+            if maps is not None:  # numbers of rows may differ, rows may not
+                ours, theirs = ours[1:], theirs[1:]
+            if theirs != ours:
+                by_token = layout.block_of(name) in ("embedding", "head")
                 raise UserError(
-                    layers.models[one.model].folder,
-                    f"{span[1] - span[0]} layers",
-                    f"{length}, as in {sources[0].model}",
-                    "take slices with a layer_range of equal length, or smelt fuse",
+                    self.models[model].folder,
+                    f"tensor '{tensor}' has shape {list(spec.shape)}",
+                    f"{list(expected.shape)}, as in {leading[0]}",
+                    "tokenizer_source: union (or base) moves embedding rows"
+                    if by_token and theirs[1:] == ours[1:]
+                    else "models of other shapes or vocabularies: smelt fuse",
                 )
-        in_part: dict[str, list[str]] = {}
-        for step in (None, *range(length)):
-            for key, names in layers.matched(sources, step).items():
-                ends = 0 if layout.block_of(key) == "embedding" else len(parts) - 1
-                if step is None and number != ends:
-                    continue
-                name = key if step is None else layout.with_layer(key, offset + step)
-                found[name] = _tensor(method, part, layers, name, names, out_dtype,
-                                      _position(step, length))  # fmt: skip
-                in_part[name] = names
-        offset += length
-        for index, source in enumerate(part.experts):
-            seen_by.append((source.level, {names[index] for names in in_part.values()}))
-        seen_by += [(level, set(in_part)) for level in part.common[:-1]]
-    seen_by.append((parts[0].common[-1], set(found)))
-    check_filters(seen_by)
-    _try_values(method, list(found.values()))
-    return [found[name] for name in sorted(found)]
+            check_float(self.models[model], tensor)
+            if (spec.dtype in MERGED) != (expected.dtype in MERGED):
+                raise UserError(spec.file, f"tensor '{tensor}' is {spec.dtype}", expected.dtype)
+        merged = expected.dtype in MERGED
+        dtype = FLOATS[self.out_dtype] if self.out_dtype is not None and merged else expected.dtype
+        shape = expected.shape
+        if maps is not None:
+            shape = (maps[leading[0]].size, *shape[1:])
+        return Entry(name, shape, dtype)
 
 
 def _position(step: int | None, length: int) -> float:
@@ -130,59 +228,12 @@ def _position(step: int | None, length: int) -> float:
     return step / (length - 1) if length > 1 else 1.0
 
 
-def _tensor(
-    method: Method,
-    part: Part,
-    layers: Layers,
-    name: str,
-    names: list[str],
-    out_dtype: str | None,
-    position: float,
-) -> TensorPlan:
-    sources = [*part.experts, *([part.base] if part.base else [])]
-    places = [
-        (one.model, layers.views[one.model][tensor])
-        for one, tensor in zip(sources, names, strict=True)
-    ]
-    count = len(part.experts)
-    own = [one.level for one in part.experts]
-    values = values_for(method, part.common, own, name, names[:count], position)
-    leading = places[-1] if part.base else places[0]
-    entry = _entry(name, places, leading, layers.models, out_dtype)
-    return TensorPlan(entry, leading if part.base else None, places[:count], values, position)
-
-
-def _entry(
-    name: str,
-    places: list[Place],
-    leading: Place,
-    models: dict[str, Checkpoint],
-    out_dtype: str | None,
-) -> Entry:
-    expected = models[leading[0]].spec(leading[1])
-    for model, tensor in places:
-        spec = models[model].spec(tensor)
-        if spec.shape != expected.shape:
-            raise UserError(
-                models[model].folder,
-                f"tensor '{tensor}' has shape {list(spec.shape)}",
-                f"{list(expected.shape)}, as in {leading[0]}",
-                "models of other shapes or vocabularies: smelt fuse",
-            )
-        if spec.dtype.startswith("F8"):
-            raise UserError(spec.file, f"tensor '{tensor}' is quantised ({spec.dtype})", "no F8")
-        if (spec.dtype in MERGED) != (expected.dtype in MERGED):
-            raise UserError(spec.file, f"tensor '{tensor}' is {spec.dtype}", expected.dtype)
-    merged = expected.dtype in MERGED
-    dtype = FLOATS[out_dtype] if out_dtype is not None and merged else expected.dtype
-    return Entry(name, expected.shape, dtype)
-
-
-def _try_values(method: Method, items: list[TensorPlan]) -> None:
+def try_values(method: Method, items: list[TensorPlan]) -> None:
     """Run the method on one number for each set of values: what it refuses, it refuses now."""
     tried: set[str] = set()
     for item in items:
-        if (key := repr(item.values)) not in tried:
+        if not item.copied and (key := repr(item.values)) not in tried:
             tried.add(key)
             one = np.ones((1, 1), dtype=np.float32)
-            merge_arrays(method, one * 0, [one] * len(item.experts), item.values)
+            base = one * 0 if item.base else None
+            merge_arrays(method, base, [one] * len(item.experts), item.values)

@@ -80,3 +80,13 @@ class TokenizerEntry(Recipe):
     """Single tokens, by their text; one that no tokenizer has is added."""
     pad_to_multiple_of: int | None = Field(default=None, ge=1)
     """Rows are added until their number divides by this; they hold the mean of all rows."""
+
+    def named_models(self) -> list[Any]:
+        """Every model that the section names, in its order, as the recipe spells it."""
+        named = [] if self.source in ("union", "base") else [self.source]
+        for entry in (self.tokens or {}).values():
+            if isinstance(entry.source, TokenRow):
+                named.append(entry.source.model)
+            elif entry.source is not None and not isinstance(entry.source, ZeroRow):
+                named.append(entry.source)
+        return named

@@ -7,7 +7,7 @@ it. A token that none of the tensor's models has takes the row of the other mode
 the same rule, and zeros when there is none (mergekit: zeros at once).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,14 @@ class Vocabulary:
         given = np.fromiter(sorted(self.given), np.int64)
         ruled = asked.copy()
         ruled[given] = False
-        chosen = _choose(rows, here, names.index(base) if base in models else None)
-        chosen |= _choose(rows, ~here, None) & ~(rows[here] >= 0).any(axis=0)
+        at = names.index(base) if base in names else None
+        chosen = _choose(rows, here, at)
+        chosen |= _choose(rows, ~here, at) & ~(rows[here] >= 0).any(axis=0)
         chosen &= ruled
         row, model = np.nonzero(chosen.T)
         source = rows[model, row]
         weight = 1.0 / chosen.sum(axis=0)[row]
-        named = [(one, *place) for one, place in sorted(self.given.items()) if place and asked[one]]
+        named = [(one, *place) for one, place in sorted(self.given.items()) if place]
         row = np.append(row, [one for one, _, _ in named]).astype(np.int64)
         model = np.append(model, [names.index(of) for _, of, _ in named]).astype(np.int64)
         source = np.append(source, [place for _, _, place in named]).astype(np.int64)
@@ -109,6 +110,7 @@ class Vocabulary:
         id whose token is gone is left out. Also gives warnings. (mergekit leaves the old ids.)
         """
         tokens = {place: token for token, place in self.vocabularies[model].items()}
+        new_ids = self.tokenizer.vocabulary
         result: dict[str, Any] = {}
         warnings = []
         for key, value in config.items():
@@ -117,7 +119,8 @@ class Vocabulary:
                 warnings += more
             elif key.endswith(("_token_id", "_token_ids", "_token_index")) and value is not None:
                 old = value if isinstance(value, list) else [value]
-                moved = [self.tokenizer.vocabulary.get(tokens.get(one, "")) for one in old]
+                names = [tokens.get(one) for one in old if isinstance(one, int)]
+                moved = [new_ids.get(name) for name in names if name is not None]
                 new = [one for one in moved if one is not None]
                 if len(new) < len(old):
                     warnings.append(f"{key} {value} of {model} names no token of the result")
@@ -136,34 +139,42 @@ def _choose(
     rows: Int64[np.ndarray, "models size"], of: Bool[np.ndarray, " models"], base: int | None
 ) -> Bool[np.ndarray, "models size"]:
     """Which of the models `of` give each row: the base if it has it, else all that have it."""
-    chosen = (rows >= 0) & of[:, None]
-    if base is not None:
-        chosen &= ~(rows[base] >= 0)
-        chosen[base] = rows[base] >= 0
-    return chosen
+    has: Bool[np.ndarray, "models size"] = (rows >= 0) & of[:, None]
+    if base is not None and of[base]:
+        others = np.arange(len(of)) != base
+        has[np.ix_(others, has[base])] = False
+    return has
 
 
 def build(
-    models: Mapping[str, Member], entry: TokenizerEntry, *, base: str | None, where: str
+    models: Mapping[str, Member],
+    entry: TokenizerEntry,
+    *,
+    base: str | None,
+    where: str,
+    name_of: Callable[[Any], str] = str,
 ) -> Vocabulary:
     """The vocabulary of a merge, from tokenizer files alone.
 
     models: every model of the recipe by its name, base first, then in the order of the recipe
     (order decides ids of new tokens), and a `source` that is not merged, last. base: the recipe's
-    base_model; without one the first model is the base of `union` and `base`.
-    entry.source, token models: names in `models`. Raises UserError.
+    base_model; without one the first model is the base of `union` and `base`. name_of: the key in
+    `models` of a model as the section names it. Raises UserError.
     """
     first = base if base is not None else next(iter(models))
     read, warnings = _read(models, first)
-    source = str(entry.source)
-    if source == "union":
+    if entry.source == "union":
         merged = {name: one for name, one in read.items() if models[name].rows is not None}
         united, more = union.unite(read[first], {n: t for n, t in merged.items() if n != first})
         warnings += more
-    elif source == "base":
+    elif entry.source == "base":
         united = read[first]
     else:
-        united = read[_known(source, models, f"{where}: tokenizer.source")]
+        united = read[_known(name_of(entry.source), models, f"{where}: tokenizer.source")]
+    alien = [name for name, one in read.items() if one.by_bytes != united.by_bytes]
+    if alien:
+        what = "spells its tokens in another alphabet than the result; few of them match"
+        warnings.append(f"{', '.join(alien)} {what}")
     entries = entry.tokens or {}
     fresh = [token for token in entries if token not in united.vocabulary]
     settings = {"normalized": True}
@@ -171,28 +182,36 @@ def build(
     multiple = entry.pad_to_multiple_of or 1
     size = -(-united.size // multiple) * multiple
     tokens = {row: token for token, row in united.vocabulary.items()}
-    own = {}
-    for name, member in models.items():
-        if member.rows is not None:
-            ids = read[name].vocabulary
-            rows = np.full(size, -1, np.int64)
-            for row, token in tokens.items():
-                place = ids.get(token, -1)
-                rows[row] = place if place < member.rows else -1
-            own[name] = rows
-    given = {}
-    for token, one in entries.items():
-        if one.source is not None:
-            place = f"{where}: tokenizer.tokens.{token}"
-            given[united.vocabulary[token]] = _given(token, one.source, models, read, place)
+    own = {
+        name: _own_rows(tokens, size, read[name].vocabulary, member.rows)
+        for name, member in models.items()
+        if member.rows is not None
+    }
+    given = {
+        united.vocabulary[token]: _given(
+            token, one.source, models, read, f"{where}: tokenizer.tokens.{token}", name_of
+        )
+        for token, one in entries.items()
+        if one.source is not None
+    }
     forced = frozenset(united.vocabulary[token] for token, one in entries.items() if one.force)
-    rowless = set(tokens) - set(given)
-    rowless -= {int(row) for rows in own.values() for row in np.flatnonzero(rows >= 0)}
+    somewhere = np.max([*own.values()], axis=0) >= 0
+    rowless = [row for row in sorted(tokens) if not somewhere[row] and row not in given]
     if rowless:
-        example = tokens[min(rowless)]
+        example = tokens[rowless[0]]
         warnings.append(f"{len(rowless)} tokens get rows of zeros: no model has them ({example!r})")
     vocabularies = {name: one.vocabulary for name, one in read.items()}
     return Vocabulary(united, size, own, vocabularies, tokens, given, forced, warnings)
+
+
+def _own_rows(
+    tokens: Mapping[int, str], size: int, vocabulary: Mapping[str, int], limit: int
+) -> Ids:
+    """Per new row the row of the same token in a model whose embedding has `limit` rows, or -1."""
+    places = np.fromiter((vocabulary.get(one, -1) for one in tokens.values()), np.int64)
+    result = np.full(size, -1, np.int64)
+    result[np.fromiter(tokens, np.int64)] = np.where(places < limit, places, -1)
+    return result
 
 
 def _read(models: Mapping[str, Member], first: str) -> tuple[dict[str, TokenizerFile], list[str]]:
@@ -221,19 +240,15 @@ def _read(models: Mapping[str, Member], first: str) -> tuple[dict[str, Tokenizer
     for name in missing:
         if models[name].rows is None:
             raise UserError(models[name].folder, "no tokenizer.json in it", "a tokenizer")
-        warnings.append(
-            f"{name} has no tokenizer.json; its tokens are taken to be those of {first}"
-        )
+        warnings.append(f"{name} has no tokenizer.json; it is taken to have that of {first}")
         result[name] = result[first]
     return {name: result[name] for name in models}, warnings
 
 
-def _known(model: object, models: Mapping[str, Member], where: str) -> str:
-    name = str(model)
+def _known(name: str, models: Mapping[str, Member], where: str) -> str:
     if name not in models:
-        raise UserError(
-            where, f"found {name!r}", f"a model of the recipe: {nearest(name, [*models])}"
-        )
+        expected = f"a model of the recipe: {nearest(name, [*models])}"
+        raise UserError(where, f"found {name!r}", expected)
     return name
 
 
@@ -243,11 +258,13 @@ def _given(
     models: Mapping[str, Member],
     read: Mapping[str, TokenizerFile],
     where: str,
+    name_of: Callable[[Any], str],
 ) -> tuple[str, int] | None:
     """The model and row that a recipe gives to a token; None for zeros."""
     if isinstance(source, ZeroRow):
         return None
-    of = _known(source.model if isinstance(source, TokenRow) else source, models, where)
+    named = source.model if isinstance(source, TokenRow) else source
+    of = _known(name_of(named), models, where)
     limit = models[of].rows
     if limit is None:
         raise UserError(where, f"{of} gives only the tokenizer", "one of the merged models")

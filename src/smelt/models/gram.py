@@ -132,8 +132,9 @@ def gram(
     def seen(layer: Linear, inputs: Tensor) -> None:
         sums[id(layer)].add(inputs)
 
+    vocab = int(cast(Any, model.get_input_embeddings()).weight.shape[0])
     with _watching(leaders, seen):
-        for ids in batches(examples, int(model.config.vocab_size)):
+        for ids in batches(examples, vocab):
             _read(model, leaders, ids)
             bar.move(ids.numel())
     return [sums[id(layer)] for layer in leaders]

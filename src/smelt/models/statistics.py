@@ -6,6 +6,7 @@ each pass is one file.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +76,18 @@ def measure(
     tensors: dict[str, Measured] = {}
     files = []
     run = _gram if options.kind == "gram" else _fisher
-    folder.mkdir(parents=True, exist_ok=True)
+    # Killed while it writes, safetensors leaves a file of a random name: all of it happens here.
+    work = folder / "unfinished"
+    if work.exists():
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
     with progress.Bar(f"statistics {options.kind}", examples.num_tokens * len(passes)) as bar:
         for number, part in enumerate(passes, start=1):
             results = run(model, part, examples, bar, options)
             arrays: dict[str, Tensor] = {}
             for job, (array, num_tokens) in zip(part, results, strict=True):
                 if not num_tokens:
-                    left_out |= dict.fromkeys(job.tensors, "no token reached it")
+                    left_out |= dict.fromkeys(job.tensors, "its layer was never called")
                     continue
                 arrays[job.name] = _finite(array, job.name, checkpoint.folder)
                 for name, axis in job.tensors.items():
@@ -91,8 +96,10 @@ def measure(
                         shape=shape, stored_as=job.name, tokens=num_tokens, input_axis=axis
                     )
             files.append(_file_name(number, len(passes)))
-            save_file(arrays, folder / files[-1])
-            (folder / files[-1]).chmod(0o644)  # it is written 0600, which no other user can read
+            save_file(arrays, work / files[-1])
+            (work / files[-1]).chmod(0o644)  # it is written 0600, which no other user can read
+            (work / files[-1]).rename(folder / files[-1])
+    work.rmdir()
     if not tensors:
         raise UserError(checkpoint.folder, f"no layer that has a {options.kind}", "linear layers")
     sampled = options.kind == "fisher" and options.labels == "sampled"
@@ -172,13 +179,25 @@ def _stored_names(
         elif tuple(parameter.shape) == checkpoint.spec(name).shape:
             found.setdefault(id(parameter), []).append(name)
     for key, parameter in parameters.items():
-        if id(parameter) not in found:
+        if id(parameter) in found:
+            continue
+        same = [name for name in rest if _equal(checkpoint, name, parameter)]
+        if len(same) != 1:
             raise UserError(
                 checkpoint.folder,
                 f"the network's '{key}' is not stored as such a tensor",
                 "an architecture that is loaded tensor by tensor, as it is stored",
             )
+        found[id(parameter)] = same
+        del rest[same[0]]
     return found, rest
+
+
+def _equal(checkpoint: Checkpoint, name: str, parameter: nn.Parameter) -> bool:
+    """Whether a stored tensor became this parameter under another name (embed_out of GPT-NeoX)."""
+    if checkpoint.spec(name).shape != tuple(parameter.shape):
+        return False
+    return torch.equal(checkpoint.read(name).float(), parameter.detach().float().cpu())
 
 
 def _passes(jobs: list[Job], room: int) -> Iterator[list[Job]]:

@@ -8,7 +8,7 @@ import yaml
 
 # Inputs with these names hold text or tokenizers, not a model that the result descends from.
 NOT_A_MODEL = re.compile(
-    r"(^|[._\-\[])(data|text|tokenizer|fitness|benchmark|row|pair|recipe)s?($|[^a-z])"
+    r"(^|[._\-\[])(data|text|tokenizer|statistic|fitness|benchmark|row|pair|recipe)s?($|[^a-z])"
 )
 
 ACTS = {

@@ -1,6 +1,7 @@
 """Validate a recipe without running it: every key and input, and what it would cost."""
 
 import importlib
+import inspect
 import sys
 from typing import Annotated, Any
 
@@ -10,10 +11,15 @@ from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.verbs._options import RecipePath, Settings, read_recipe
 
+Every = Annotated[
+    bool, typer.Option("-v", "--verbose", help="A merge: the values of every single tensor.")
+]
 Verb = Annotated[str | None, typer.Option("--verb", help="The verb that the recipe is for.")]
 
 
-def check(recipe: RecipePath, *, verb: Verb = None, settings: Settings = None) -> None:
+def check(
+    recipe: RecipePath, *, verb: Verb = None, every: Every = False, settings: Settings = None
+) -> None:
     """Print what a recipe resolves to, with sizes and warnings; code 2 when something is wrong."""
     data, where = read_recipe(recipe, settings)
     chosen = verb or verb_of_recipe(data, where)
@@ -21,7 +27,10 @@ def check(recipe: RecipePath, *, verb: Verb = None, settings: Settings = None) -
     module = importlib.import_module(f"smelt.verbs.{chosen}")
     if "check" not in vars(module) or module is sys.modules[__name__]:
         raise UserError(where, f"smelt {chosen} takes no recipe", "the verb of a recipe")
-    for line in module.check(data, where=where):
+    asked = {"every": True} if every else {}
+    if every and "every" not in inspect.signature(module.check).parameters:
+        raise UserError(f"smelt check {where}", "--verbose", "a merge recipe for it")
+    for line in module.check(data, where=where, **asked):
         print(line)
     print(f"{where}: a sound recipe for smelt {chosen}")
 

@@ -4,13 +4,31 @@ Example: smelt merge recipe.yaml OUT. The recipe names `merge_method`, `base_mod
 `slices`, and `parameters`: numbers, lists over depth, or lists of {filter, value}.
 """
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from smelt.verbs._options import recipe_verb
+import typer
+
+from smelt.verbs._options import (
+    Device,
+    OutFolder,
+    OutOption,
+    RecipePath,
+    Seed,
+    Settings,
+    out_folder,
+    read_recipe,
+)
 
 if TYPE_CHECKING:
     from smelt.merge.plan import MergePlan
+
+SMOKE_BYTES = 2_000_000_000
+Smoke = Annotated[
+    bool | None,
+    typer.Option("--smoke/--no-smoke", help="Test the result on a small text beside its parents."),
+]
 
 
 def execute(
@@ -21,8 +39,10 @@ def execute(
     seed: int = 0,
     device: str = "cpu",
     replace: bool = False,
+    smoke: bool | None = None,
 ) -> None:
-    """Merge on recipe data. Nothing is random and the CPU does the work, whatever the device."""
+    """Merge on recipe data. seed: of methods that drop at random; device: where tensors merge;
+    smoke: test the result (None: where that is cheap)."""
     from smelt.core import progress
     from smelt.core.run import Run
     from smelt.merge import record
@@ -37,9 +57,56 @@ def execute(
     for text in plan.warnings:
         progress.say(f"warning: {text}")
     with run:
-        merge_to_folder(plan, run.folder, resume=True)
-        run.note(method=plan.method.name, warnings=record.warnings(plan))
+        found = merge_to_folder(plan, run.folder, seed=seed, device=device, resume=True)
+        names = {name: Path(name).name for name in found}
+        run.note(
+            method=plan.method.name,
+            warnings=record.warnings(plan),
+            nonfinite={names[name]: count for name, count in found.items()},
+        )
         (run.folder / "README.md").write_text(model_card(run.record), encoding="utf-8")
+        if smoke is not False:
+            _smoke(plan, run.folder, device, forced=smoke is True)
+
+
+def _smoke(plan: "MergePlan", folder: Path, device: str, *, forced: bool) -> None:
+    """Test the result beside its parents, say what was found, and leave it in smoke.json."""
+    from smelt.core import progress
+    from smelt.core.errors import missing_package
+
+    found: dict[str, Any] = {"verdict": "not tested: " + _left_out(plan)}
+    if forced or not _left_out(plan):
+        adapted = [name for name, model in plan.models.items() if model.adapter is not None]
+        merged = {model for item in plan.tensors for model, _ in item.places}
+        parents = {
+            Path(name).name: model.folder
+            for name, model in plan.models.items()
+            if name in merged and name not in adapted
+        }
+        try:
+            from smelt.evals.smoke import smoke
+
+            found = smoke(folder, parents, device=device)
+        except ModuleNotFoundError as error:
+            told = missing_package(error)
+            if told is None:
+                raise
+            found = {"verdict": f"not tested: {told}"}
+    (folder / "smoke.json").write_text(
+        json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    progress.say(f"smoke test: {found['verdict']}")
+    for name, bits in {"merged": found.get("model"), **found.get("parents", {})}.items():
+        if bits:
+            progress.say(f"  {name}: {bits['bits_per_byte']} bits per byte")
+
+
+def _left_out(plan: "MergePlan") -> str:
+    """Why a smoke test is left out unless it is asked for; empty when it is not."""
+    if plan.bytes_written > SMOKE_BYTES:
+        size = f"{plan.bytes_written / 1e9:.1f} GB"
+        return f"{size} of weights would take long to load (--smoke does it)"
+    return "a multi-module model" if "text_config" in plan.config else ""
 
 
 def shape(data: dict[str, Any], *, where: str) -> None:
@@ -50,11 +117,11 @@ def shape(data: dict[str, Any], *, where: str) -> None:
     load_method(parse_recipe(data, where).merge_method)
 
 
-def check(data: dict[str, Any], *, where: str) -> list[str]:
-    """All checks of a merge, and its resolved plan as lines of text."""
-    from smelt.merge.plan import describe
+def check(data: dict[str, Any], *, where: str, every: bool = False) -> list[str]:
+    """All checks of a merge, and its resolved plan as lines of text; every: tensor by tensor."""
+    from smelt.merge.describe import describe
 
-    return describe(_plan(data, where))
+    return describe(_plan(data, where), every_tensor=every)
 
 
 def _plan(data: dict[str, Any], where: str) -> "MergePlan":
@@ -64,4 +131,17 @@ def _plan(data: dict[str, Any], where: str) -> "MergePlan":
     return plan(parse_recipe(data, where), where)
 
 
-merge = recipe_verb("merge", execute, device=False)
+def merge(
+    recipe: RecipePath,
+    out: OutFolder = None,
+    *,
+    out_option: OutOption = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    smoke: Smoke = None,
+    settings: Settings = None,
+) -> None:
+    """Merge as a recipe says, and test the result on a small text (up to 2 GB of weights)."""
+    content, where = read_recipe(recipe, settings)
+    folder = out_folder(out, out_option, "merge")
+    execute(content, folder, where=where, seed=seed, device=device, smoke=smoke)

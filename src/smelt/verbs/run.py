@@ -18,7 +18,7 @@ from smelt.verbs._options import (
     read_recipe,
 )
 
-RUNNABLE = ("data", "train", "merge", "search", "fuse", "eval", "export")
+RUNNABLE = ("data", "train", "merge", "search", "fuse", "eval", "export", "extract", "statistics")
 
 
 def run(

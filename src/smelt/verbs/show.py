@@ -76,6 +76,8 @@ def recipe_class(verb: str) -> type[Recipe] | None:
         "fuse": "smelt.train.fuse:FuseRecipe",
         "eval": "smelt.evals.recipe:EvalRecipe",
         "export": "smelt.export.recipe:ExportRecipe",
+        "extract": "smelt.merge.extract:ExtractRecipe",
+        "statistics": "smelt.models.recipe:StatisticsRecipe",
         "run": "smelt.pipeline.recipe:RunRecipe",
     }
     if verb not in places:

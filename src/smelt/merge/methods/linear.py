@@ -5,6 +5,10 @@ soup of the paper, whose greedy soup is a search over weights in {0, 1} (see `sm
 As in mergekit, `normalize` is true by default; without it the weights are used as they are, so that
 weights (2, -1) extrapolate. Divergence: a base model that is not also listed under `models` gives
 config and tokenizer only, while mergekit silently adds it as one more ordinary input.
+
+When: checkpoints of one training run, or fine-tunes of one base for the same task.
+Evidence: for: its paper (fine-tunes of one model on one task); against: experts for different
+  tasks dilute each other, task arithmetic with a tuned lambda does better.
 """
 
 from smelt.core.errors import UserError

@@ -3,6 +3,9 @@
 merged = scale * expert, with scale 1. Depth up-scaling by stacking is described in arXiv:2312.15166
 (SOLAR), which trains on afterwards; without that a stack is usually worse than its parts. The rule
 is mergekit's without divergence: with a filter, `scale` 0 turns a block's output off.
+
+When: stacking layers, or copying a model with some tensors scaled.
+Evidence: for: SOLAR, after continued training; against: stacks lose quality unless trained on.
 """
 
 from smelt.merge import ops

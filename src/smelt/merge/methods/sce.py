@@ -2,68 +2,81 @@
 
 Select: the `density` share (mergekit: `select_topk`) of positions with the largest variance over
 the task vectors. Calculate: one weight per expert and tensor, its share of the energy (sum of
-squares) at these positions. Erase: drop elements against the majority sign, average the rest.
-Density defaults to 1 (mergekit's); FuseChat merges with 0.1. The published code comes in two kinds:
-`rule: mergekit` masks the task vectors, so only selected positions change, and counts the share
-over positions of non-zero variance; `rule: paper`, the authors' code (FuseAI), takes the share
-of all positions, uses them only for the weights, and merges the unmasked task vectors.
-Divergence from both: weights follow the energy however small the task vectors are (mergekit turns
-uniform below a mean square of 1e-6, which is most fine-tunes); equal variances are all selected, so
-that a single expert, whose variance is zero everywhere, is returned and not thrown away.
+squares) at these positions. Erase: drop elements against the majority sign, average the rest by
+weight, add them. Density defaults to 1 (mergekit's); FuseChat merges with 0.1.
+`rule: paper` (the default) is the text: the share is of all positions, only they change, weights
+follow the energy. `rule: mergekit` differs in three points: the share is of positions of non-zero
+variance; weights are all equal where the mean square of the task vectors, summed, is below 1e-6,
+which is most fine-tunes; a single expert gives the base. That is why it is not the default.
+`rule: fuseai`, the authors' code: the share as in mergekit, and the selection decides the weights
+only, the task vectors are merged unmasked. In all, equal variances are all selected.
+
+When: fusing students of different teachers that were tuned from one pivot (FuseChat).
+Evidence: for: FuseChat-7B and FuseO1, by its authors; against: no independent study; energy
+  favours the expert that was trained hardest.
 """
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smelt.merge import ops
 from smelt.merge.blocks import Block, Blocks
 from smelt.merge.parameters import SharedDensity
+from smelt.merge.selection import kth_largest
 
 needs_base = True
 num_experts = (1, None)
 aliases = {"select_topk": "density"}
 
+Rule: TypeAlias = Literal["paper", "mergekit", "fuseai"]
+
 
 def statistics(
-    tensor: Blocks, *, density: SharedDensity, rule: Literal["mergekit", "paper"] = "mergekit"
-) -> tuple[float, Any]:
-    """The variance from which on a position is selected, and each expert's energy there."""
+    tensor: Blocks, *, density: SharedDensity, rule: Rule = "paper"
+) -> tuple[float, list[float]]:
+    """The variance from which on a position is selected, and the weight of each expert."""
+    size, count = math.prod(tensor.shape), len(tensor.experts)
     threshold = 0.0 if density >= 1 else float("inf")
     if 0 < density < 1:
-        (threshold,) = ops.kth_largest(
-            tensor, _variance, None, [density], of_nonzero=rule == "mergekit"
-        )
-    energy = np.zeros(len(tensor.experts))
+
+        def ranks(nonzero: NDArray[Any]) -> list[list[int]]:
+            paper = rule == "paper"
+            return [[max(1, int(density * size)) if paper else int(density * int(nonzero[0]))]]
+
+        ((threshold,),) = kth_largest(tensor, _variance, ranks)
+    energy = np.zeros(count)
     for block in tensor:
-        energy += np.diag(ops.gram(_selected(block, threshold)))
-    return threshold, energy
+        energy += ops.energies(_selected(block.base, block.experts, threshold))
+    uniform = energy.sum() < 1e-6 * size if rule == "mergekit" else energy.sum() == 0
+    if uniform or not np.isfinite(energy).all():
+        return threshold, [1 / count] * count
+    return threshold, [float(share) for share in energy / energy.sum()]
 
 
 def _variance(block: Block) -> ops.Array:
-    return ops.variances(ops.deltas_of(block.base, block.experts))[None]
+    return ops.variances(block.experts)[None]
 
 
-def _selected(block: Block, threshold: float) -> ops.Array:
-    deltas = ops.deltas_of(block.base, block.experts)
-    return deltas if threshold <= 0 else deltas * (ops.variances(deltas) >= threshold)
+def _selected(base: ops.Array, experts: ops.Array, threshold: float) -> ops.Array:
+    deltas = ops.deltas_of(base, experts)
+    return deltas if threshold <= 0 else deltas * (ops.variances(experts) >= threshold)
 
 
 def sce(
     base: ops.Base,
     experts: ops.Experts,
     *,
-    statistics: tuple[float, Any],
-    rule: Literal["mergekit", "paper"] = "mergekit",
+    statistics: tuple[float, list[float]],
+    rule: Rule = "paper",
 ) -> ops.Base:
     """Base plus the energy-weighted, sign-consistent mean of task vectors."""
-    threshold, energy = statistics
-    deltas = ops.deltas_of(base, experts)
-    if energy.sum() == 0:
-        # The selected positions say nothing about the experts: with nothing selected, or no change.
-        if rule == "mergekit":
-            return ops.weighted_sum(experts, [0.0] * len(energy), base, 1.0)
-        energy = np.ones(len(energy))
-    if rule == "mergekit" and threshold > 0:
-        deltas = deltas * (ops.variances(deltas) >= threshold)
-    return ops.add_deltas(base, deltas, energy / energy.sum(), elect=True, normalize=True)
+    threshold, weights = statistics
+    deltas = _selected(base, experts, 0.0 if rule == "fuseai" else threshold)
+    small = 1e-6 if rule == "mergekit" else 1e-300
+    return ops.add_deltas(
+        base, deltas, weights, elect=True, normalize=True, votes=[1.0] * len(weights), least=small,
+        instead=small if rule == "mergekit" else 1.0,
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""The smoke test of a new checkpoint: does it load, and does it read a small text like its parents?
+
+The text is ours and fixed: prose, arithmetic and code, 1,200 bytes. It tells a broken model (far
+from its parents, or no numbers at all) from a sound one, and says nothing about quality.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from smelt.checkpoint.tokenizer import open_tokenizer
+from smelt.core.errors import UserError
+from smelt.evals.harness import likelihood
+from smelt.models.load import check_fits, context_length, load_model, pick_device
+
+WORSE_BITS = 1.0
+"""A model that needs this many more bits per byte than the worst of its parents is suspect."""
+TEXTS = [
+    "The ferry leaves at seven in the morning and comes back in the evening. Whoever misses it "
+    "stays on the island for another night, which is no hardship in summer: the harbour has two "
+    "inns, a bakery, and a library in the old customs house. In winter the boat runs twice a week, "
+    "and the islanders keep flour, oil and candles for a month, because the ice does not ask.",
+    "Question: A baker fills 12 trays with 15 rolls each and sells 143 rolls before noon. How many "
+    "are left? Answer: 12 trays of 15 rolls are 12 * 15 = 180 rolls. After noon 180 - 143 = 37 "
+    "rolls are left. The answer is 37.",
+    "def common_prefix(words: list[str]) -> str:\n"
+    '    """The longest text with which all words begin."""\n'
+    "    if not words:\n"
+    '        return ""\n'
+    "    first, last = min(words), max(words)\n"
+    "    for place, letter in enumerate(first):\n"
+    "        if last[place] != letter:\n"
+    "            return first[:place]\n"
+    "    return first\n",
+    "Proof. Let n be even, so that n = 2k for some integer k. Then n squared is 4k^2 = 2(2k^2), "
+    "which is even again. Hence if n squared is odd, n cannot be even, and is therefore odd.",
+]
+
+
+def smoke(model: Path, parents: dict[str, Path], *, device: str = "cpu") -> dict[str, Any]:
+    """Bits per byte of the text by the model and each parent, and a verdict in words.
+
+    verdict: "sound", "broken: why", "suspect: why", or "not tested: why" when its parents cannot
+    be read either (a network that transformers has no class for, no tokenizer).
+    """
+    try:
+        others = {name: _bits(folder, device) for name, folder in parents.items()}
+    except UserError as error:
+        return {"verdict": f"not tested: {error}"}
+    try:
+        own = _bits(model, device)
+    except UserError as error:
+        return {"verdict": f"broken: {error}", "parents": others}
+    worst = max((one["bits_per_byte"] for one in others.values()), default=None)
+    verdict = "sound"
+    if worst is not None and own["bits_per_byte"] > worst + WORSE_BITS:
+        verdict = f"suspect: {own['bits_per_byte']} bits per byte, its worst parent {worst}"
+    return {"verdict": verdict, "model": own, "parents": others}
+
+
+def _bits(folder: Path, device: str) -> dict[str, float]:
+    network = load_model(folder, pick_device(device))
+    tokenizer = open_tokenizer(folder)
+    check_fits(network, tokenizer, str(folder))
+    found = likelihood(network, tokenizer, TEXTS, context_length(network), "")
+    return {key: found[key] for key in ("bits_per_byte", "perplexity")}
