@@ -1,7 +1,7 @@
 """Fill the generated parts of README.md and docs/*.md from the code; `--check` only compares.
 
 A part stands between `<!-- generated: NAME ARGUMENTS -->` and `<!-- end -->`. Names: verbs,
-merge-methods, tree, kinds, keys VERB, options VERB, plug-ins KIND.
+merge-methods, method-groups, method-rules, tree, kinds, keys VERB, options VERB, plug-ins KIND.
 """
 
 import ast
@@ -15,7 +15,8 @@ from pathlib import Path
 from typer.models import OptionInfo
 
 from smelt.core import registry
-from smelt.merge import method
+from smelt.merge import table
+from smelt.merge.method import load_method
 from smelt.verbs import show
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,9 +50,36 @@ def verbs(page: Path) -> str:
 
 
 def merge_methods(page: Path) -> str:
-    """Every merge method: idea, number of experts, base, parameters."""
-    rows = method.table()
-    return _table(list(rows[0]), [[f"`{row['method']}`", *list(row.values())[1:]] for row in rows])
+    """Every merge method, in short: idea, models, base."""
+    rows = [[f"`{row.name}`", row.idea, row.models, row.base] for row in table.rows()]
+    return _table(["method", "idea", "models", "base"], rows)
+
+
+def method_groups(page: Path) -> str:
+    """Every merge method in full, a table for each group."""
+    head = ["method", "idea", "models", "base", "when to use it", "evidence, for and against"]
+    parts: dict[str, list[list[str]]] = {}
+    for row in table.rows():
+        name = f"`{row.name}` ({_linked(row.source)})"
+        line = [name, row.idea, row.models, row.base, _linked(row.when), _linked(row.evidence)]
+        parts.setdefault(row.group, []).append(line)
+    return "\n".join(f"## {group}\n\n{_table(head, rows)}" for group, rows in parts.items())
+
+
+def method_rules(page: Path) -> str:
+    """The methods with a `rule`, and which rule is the default."""
+    rows = []
+    for row in table.rows():
+        rule = load_method(row.name).parameters.get("rule")
+        if rule is not None:
+            others = [f"`{one}`" for one in rule.choices if one != rule.default]
+            rows.append([f"`{row.name}`", f"`{rule.default}`", ", ".join(others)])
+    return _table(["method", "default", "other rules"], rows)
+
+
+def _linked(text: str) -> str:
+    """Text with its arXiv numbers as links."""
+    return re.sub(r"arXiv:(\d+\.\d+)", r"[\1](https://arxiv.org/abs/\1)", text)
 
 
 def tree(page: Path) -> str:
@@ -131,6 +159,8 @@ def _kind(annotation: object) -> str:
 MAKERS: dict[str, Callable[..., str]] = {
     "verbs": verbs,
     "merge-methods": merge_methods,
+    "method-groups": method_groups,
+    "method-rules": method_rules,
     "tree": tree,
     "kinds": kinds,
     "plug-ins": plug_ins,

@@ -12,9 +12,12 @@ from smelt.checkpoint.writer import MAX_SHARD_BYTES, write_tensors
 
 def to_numpy(tensor: torch.Tensor) -> NDArray[Any]:
     """The values of a torch tensor as an array of the same dtype."""
+    own = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:
-        return tensor.detach().contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.detach().contiguous().numpy()
+        return own.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    if tensor.dtype == torch.float8_e4m3fn:
+        return own.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
+    return own.numpy()
 
 
 def write_checkpoint(

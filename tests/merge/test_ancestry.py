@@ -111,7 +111,7 @@ def test_without_their_base_nobody_is_the_base(home: Home) -> None:
 def test_lora_like_deltas_on_few_tensors(home: Home) -> None:
     base = home.fresh("base", 4)
     for seed in (1, 2, 3):
-        home.tuned(f"lora{seed}", base, low_rank(base, seed, 0.02))
+        home.tuned(f"lora{seed}", base, low_rank(base, seed, 0.003))
     (family,) = home.judged().families
     assert (family.base, family.confidence) == ("base", "high")
     assert "cosine 1.0000 to 1.0000" in family.evidence[0]
@@ -163,6 +163,16 @@ def test_merges_are_named_with_their_weights_and_not_taken_for_the_base(home: Ho
     assert "task is a merge: -0.50 base +0.50 ft1 +0.50 ft2 +0.50 ft3" in family.evidence
     (family,) = home.judged("ft1", "ft2", "average").families
     assert family.base is None
+
+
+def test_a_sum_that_could_be_any_corner_is_not_named(home: Home) -> None:
+    """base + task 1 + task 2: a parallelogram, in which each corner is the sum of the others."""
+    base = home.fresh("base", 1)
+    one, two = (home.tuned(f"ft{seed}", base, noise(base, seed, 0.05)) for seed in (1, 2))
+    home.add("sum", combined((-1.0, base), (1.0, one), (1.0, two)))
+    (family,) = home.judged().families
+    assert (family.base, family.confidence) == (None, "none")
+    assert "is a merge" not in " ".join(family.evidence)
 
 
 def test_the_middle_of_a_chain_lies_between(home: Home) -> None:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from smelt.checkpoint import layout
 from smelt.merge import diagnose
+from smelt.merge.ancestry import ancestry
 from smelt.merge.model import Model
 from tests.merge.conftest import load, rewrite
 from tests.pico import pico_llama
+from tests.weights import write_checkpoint
 
 Vectors = dict[str, NDArray[Any]]
 
@@ -222,7 +224,7 @@ def test_another_vocabulary_leaves_the_embedding_out(home: Path, tmp_path: Path)
 
 def test_differences_are_named(home: Path, tmp_path: Path) -> None:
     models = opened(home, "base", "b")
-    folder = pico_llama(tmp_path / "untied", layers=3, tied=False)
+    folder = pico_llama(tmp_path / "untied", seed=9, layers=3, tied=False)
     config = json.loads((folder / "config.json").read_text())
     config["rope_theta"] = 500000.0
     config.pop("rope_parameters", None)
@@ -236,12 +238,54 @@ def test_differences_are_named(home: Path, tmp_path: Path) -> None:
         "max_position_embeddings differs: 4096 in untied, 128 in base",
         "dtype differs: float32 in b, bfloat16 in base",
         "own head in untied",
-        "untied looks unrelated to the base base: its task vector means nothing",
+        "untied does not look tuned from the base base: too far from it",
     ):
         assert words in text
     assert record["facts"]["untied"]["head"] == "own"
     assert record["facts"]["base"]["head"] == "tied"
     assert record["layers"][-1]["block"] == "head"
+
+
+def test_a_language_model_and_one_inside_a_vision_language_model(
+    home: Path, tmp_path: Path
+) -> None:
+    folder = pico_llama(tmp_path / "vlm", layers=3)
+    tensors = {
+        name.replace("model.", "model.language_model.", 1): one
+        for name, one in load(home / "c").items()
+    }
+    rewrite(folder, tensors | {"model.visual.blocks.0.attn.qkv.weight": torch.ones(4, 4)})
+    config = json.loads((folder / "config.json").read_text())
+    nested = {"model_type": "pico_vl", "text_config": config, "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(nested))
+    vlm = Model.open(str(folder))
+    record = diagnose.inspect(opened(home, "base", "a") | {"vlm": vlm}, "base")
+    plain = diagnose.inspect(opened(home, "base", "a", "c"), "base")
+    assert record["refused"] == {}
+    assert record["left_out"] == {"model.visual.blocks.0.attn.qkv.weight": "not in base, a"}
+    assert record["layers"] == plain["layers"]
+    sampled = ancestry({"vlm": vlm} | opened(home, "base", "a", "b"))
+    assert [(f.models, f.base) for f in sampled.families] == [(["vlm", "base", "a", "b"], "base")]
+
+
+def test_an_adapter_is_applied_and_compared(home: Path, tmp_path: Path) -> None:
+    base = home / "base"
+    name = "model.layers.1.mlp.up_proj"
+    rows, columns = load(base)[f"{name}.weight"].shape
+    a, b = torch.randn(1, columns), torch.randn(rows, 1)
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    stem = f"base_model.model.{name}"
+    write_checkpoint(tmp_path / "weights", {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b})
+    (tmp_path / "weights/model.safetensors").rename(adapter / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["up_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    models = opened(home, "base") | {"tuned": Model.open(f"{base}+{adapter}")}
+    record = diagnose.inspect(models, "base")
+    cells = {(c["layer"], c["block"]): c["moved"][0] for c in record["layers"]}
+    assert [place for place, moved in cells.items() if moved] == [(1, "mlp")]
+    norm = np.linalg.norm(vectors(home, ["base"], 1, "mlp")["base"])
+    assert cells[1, "mlp"] == pytest.approx(float((2 * b @ a).norm()) / norm, rel=1e-4)
 
 
 def test_nan_is_left_out_and_named(home: Path, tmp_path: Path) -> None:

@@ -1,223 +1,219 @@
-"""Merge methods against their formulas, written out independently in float64 numpy."""
+"""What is particular to single merge methods: edges, refusals, worked examples."""
 
-import math
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from smelt.core.errors import UserError
-from smelt.merge import ops
-from smelt.merge.methods.linear import linear
-from smelt.merge.methods.passthrough import passthrough
-from smelt.merge.methods.sce import sce
-from smelt.merge.methods.slerp import slerp
-from smelt.merge.methods.task_arithmetic import task_arithmetic
-from smelt.merge.methods.ties import ties
+from smelt.merge.method import load_method, merge_arrays
 
-SHAPES = st.sampled_from([(1,), (7,), (3, 5), (2, 3, 4), (40, 30)])
-WEIGHTS = st.floats(-1.5, 1.5, allow_subnormal=False).filter(lambda x: abs(x) > 1e-2)
+Array = NDArray[Any]
 
 
-@st.composite
-def cases(draw: Any, least: int = 1, most: int = 4) -> tuple[Any, ...]:
-    """Base, experts (on a coarse grid now and then, so that equal magnitudes occur), numbers."""
-    shape = draw(SHAPES)
-    count = draw(st.integers(least, most))
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    scale = draw(st.sampled_from([1.0, 1e-2, 1e-4]))
-    base = random.normal(size=shape).astype(np.float32)
-    deltas = random.normal(size=(count, *shape))
-    if draw(st.booleans()):
-        base = np.round(base * 4) / 4
-        deltas, scale = np.round(deltas), 0.25
-    experts = [(base + scale * delta).astype(np.float32) for delta in deltas]
-    weights = draw(st.lists(WEIGHTS, min_size=count, max_size=count))
-    densities = draw(st.lists(st.floats(0, 1), min_size=count, max_size=count))
-    return base, experts, weights, densities
+def _merge(
+    name: str, base: Any, experts: list[Any], values: dict[str, Any] | None = None, **more: Any
+) -> Array:
+    arrays = [np.asarray(one, dtype=np.float64) for one in experts]
+    start = None if base is None else np.asarray(base, dtype=np.float64)
+    return merge_arrays(load_method(name), start, arrays, values, **more)
 
 
-def _torch(*arrays: np.ndarray) -> list[torch.Tensor]:
-    return [torch.from_numpy(array) for array in arrays]
+# Refusals
 
 
-def _close(found: torch.Tensor, expected: np.ndarray, base: np.ndarray) -> None:
-    size = max(1e-30, float(np.abs(expected).max()), float(np.abs(base).max()))
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=3e-7 * size)
-
-
-def _delta(base: np.ndarray, expert: np.ndarray) -> np.ndarray:
-    # The float32 difference is the task vector by definition; all that follows is float64.
-    return (expert - base).astype(np.float64)
-
-
-@given(cases(), st.booleans())
-@settings(deadline=None, max_examples=60)
-def test_linear(case: tuple[Any, ...], normalize: bool) -> None:
-    base, experts, weights, _ = case
-    total = sum(weights) if normalize else 1.0
-    if abs(total) < 1e-2:
-        return
-    expected = sum(w * e.astype(np.float64) for w, e in zip(weights, experts, strict=True)) / total
-    found = linear(None, _torch(*experts), weight=weights, normalize=normalize)
-    _close(found, expected, base * max(1.0, 1 / abs(total)))
-
-
-def test_linear_refuses_weights_that_sum_to_zero() -> None:
+@pytest.mark.parametrize("name", ["linear", "multislerp"])
+def test_weights_that_sum_to_zero_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="the weights sum to 0"):
-        linear(None, [torch.ones(2)] * 2, weight=[1.0, -1.0])
+        _merge(name, None, [[1.0, 2.0], [2.0, 1.0]], {"weight": [1.0, -1.0]})
 
 
-@given(cases(2, 2), st.floats(0, 1))
-@settings(deadline=None, max_examples=60)
-def test_slerp(case: tuple[Any, ...], t: float) -> None:
-    _, (a, b), _, _ = case
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(x) * np.linalg.norm(y)
-    cosine = float((x * y).sum() / norms) if norms else 1.0
-    if abs(abs(cosine) - 0.9995) < 1e-6:
-        return
-    if abs(cosine) > 0.9995:
-        expected = (1 - t) * x + t * y
-    else:
-        omega = math.acos(cosine)
-        expected = (math.sin((1 - t) * omega) * x + math.sin(t * omega) * y) / math.sin(omega)
-    _close(slerp(None, _torch(a, b), t=t), expected, np.maximum(np.abs(a), np.abs(b)) * 30)
+@pytest.mark.parametrize("name", ["della", "della_linear"])
+@pytest.mark.parametrize(("density", "epsilon"), [(0.1, 0.1), (0.1, 0.2), (0.9, 0.1), (0.95, 0.15)])
+def test_della_refuses_impossible_probabilities(name: str, density: float, epsilon: float) -> None:
+    with pytest.raises(UserError, match="density - epsilon above 0"):
+        _merge(name, [0.0, 0.0], [[1.0, 2.0]], {"density": density, "epsilon": epsilon})
 
 
-@given(cases(), st.floats(-2, 2), st.booleans())
-@settings(deadline=None, max_examples=60)
-def test_task_arithmetic(case: tuple[Any, ...], lambda_: float, normalize: bool) -> None:
-    base, experts, weights, _ = case
-    total = sum(weights) if normalize else 1.0
-    if abs(total) < 1e-2:
-        return
-    start = base.astype(np.float64)
-    vectors = [w * (e.astype(np.float64) - start) for w, e in zip(weights, experts, strict=True)]
-    expected = start + lambda_ * sum(vectors) / total
-    found = task_arithmetic(
-        *_torch(base), _torch(*experts), weight=weights, lambda_=lambda_, normalize=normalize
-    )
-    _close(found, expected, base)
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_della_ignores_epsilon_where_nothing_is_drawn(density: float) -> None:
+    found = _merge("della", [0.0, 0.0], [[1.0, 2.0]], {"density": density, "epsilon": 0.5})
+    assert found.tolist() == [density * 1.0, density * 2.0]
 
 
-def _trim(delta: np.ndarray, density: float) -> np.ndarray:
-    if density <= 0:
-        return np.zeros_like(delta)
-    k = delta.size if density >= 1 else max(1, int(density * delta.size))
-    threshold = np.sort(np.abs(delta), axis=None)[::-1][k - 1]
-    return np.where(np.abs(delta) >= threshold, delta, 0.0)
+def test_nearswap_needs_its_distance() -> None:
+    with pytest.raises(UserError, match=r"nearswap: parameters.t: not set"):
+        _merge("nearswap", [0.0], [[1.0]])
 
 
-@given(cases(), st.booleans(), st.floats(0, 2))
-@settings(deadline=None, max_examples=100)
-def test_ties(case: tuple[Any, ...], normalize: bool, lambda_: float) -> None:
-    base, experts, weights, densities = case
-    trimmed = [_trim(_delta(base, e), d) for e, d in zip(experts, densities, strict=True)]
-    # Weighted in float32 as the kernel does it: a tie of signs is a tie of float32 numbers.
-    weighted = [
-        (t.astype(np.float32) * np.float32(w)).astype(np.float64)
-        for t, w in zip(trimmed, weights, strict=True)
-    ]
-    sign = np.where(sum(weighted) >= 0, 1.0, -1.0)
-    agree = [np.sign(x) == sign for x in weighted]
-    merged = sum(w * t * m for w, t, m in zip(weights, trimmed, agree, strict=True))
-    if normalize:
-        total = sum(w * m for w, m in zip(weights, agree, strict=True))
-        if np.any((np.abs(total) < 1e-2) & (np.abs(total) > 0)):
-            return  # weights that nearly cancel magnify float32 rounding without bound
-        merged = merged / np.where(np.abs(total) < 1e-8, 1.0, total)
-    expected = base + lambda_ * merged
-    found = ties(
-        *_torch(base), _torch(*experts), weight=weights, density=densities, lambda_=lambda_,
-        normalize=normalize,
-    )  # fmt: skip
-    _close(found, expected, base)
+def test_multislerp_refuses_directions_that_cancel() -> None:
+    base, experts = [0.0, 0.0], [[1.0, 0.0], [-3.0, 0.0], [0.0, 0.0]]
+    with pytest.raises(UserError, match="the directions of the experts cancel"):
+        _merge("multislerp", base, experts)
+    # Two of them are averaged, as in mergekit.
+    assert _merge("multislerp", base, experts[:2]).tolist() == [-1.0, 0.0]
 
 
-@given(cases(2, 4), st.floats(0, 1), st.sampled_from(["mergekit", "paper"]))
-@settings(deadline=None, max_examples=100)
-def test_sce(case: tuple[Any, ...], density: float, variant: Any) -> None:
-    base, experts, _, _ = case
-    deltas = np.stack([_delta(base, e) for e in experts])
-    variance = deltas.var(axis=0).astype(np.float32)
-    count = int(np.count_nonzero(variance)) if variant == "mergekit" else variance.size
-    ordered = np.sort(variance, axis=None)[::-1]
-    k = max(1, int(density * count))
-    if density <= 0:
-        mask = np.zeros(variance.shape, dtype=bool)
-    elif density >= 1:
-        mask = np.ones(variance.shape, dtype=bool)
-    else:
-        mask = variance >= ordered[k - 1]
-        gap = ordered[k - 1] - ordered[k] if k < ordered.size else 1.0
-        if gap < 1e-5 * ordered[0]:
-            return  # selection within float32 rounding: a tie, tested below with exact numbers
-    energy = ((deltas * mask) ** 2).reshape(len(deltas), -1).sum(axis=1)
-    if energy.sum() == 0:
-        energy = np.ones(len(deltas))
-    weights = (energy / energy.sum()).reshape(-1, *[1] * base.ndim)
-    merging = deltas * mask if variant == "mergekit" else deltas
-    sign = np.where(merging.sum(axis=0) >= 0, 1.0, -1.0)
-    agree = (np.sign(merging) == sign) * weights
-    total = agree.sum(axis=0)
-    merged = (merging * agree).sum(axis=0) / np.where(total == 0, 1.0, total)
-    found = sce(*_torch(base), _torch(*experts), density=density, variant=variant)
-    _close(found, base + merged, base)
+# Worked examples
 
 
-def test_sce_variants_differ_as_published() -> None:
-    base = torch.zeros(4)
-    experts = [torch.tensor([4.0, 1.0, 2.0, 1.0]), torch.tensor([0.0, 1.0, 2.0, -1.0])]
-    masked = sce(base, experts, density=0.5, variant="mergekit")
-    # Variances 4, 0, 0, 1: half of the two non-zero positions is position 0; energies 16 and 0.
+def test_slerp_keeps_to_the_arc() -> None:
+    found = _merge("slerp", None, [[1.0, 0.0], [0.0, 1.0]], {"t": 1 / 3})
+    np.testing.assert_allclose(found, [np.cos(np.pi / 6), np.sin(np.pi / 6)], atol=1e-15)
+
+
+def test_nuslerp_directions_are_mergekits() -> None:
+    """Whole tensors, rows (nuslerp_row_wise false!) and columns of the same two matrices."""
+    one, other = np.eye(2), np.array([[0.0, 1.0], [0.0, 1.0]])
+    half = np.sqrt(0.5)
+
+    def merged(**values: Any) -> Array:
+        return _merge("nuslerp", None, [one, other], {"weight": [1.0, 1.0], **values})
+
+    # The whole: cosine 1/2, angle 60 degrees, both factors sin(30)/sin(60).
+    np.testing.assert_allclose(merged(), (one + other) / np.sqrt(3), atol=1e-15)
+    rows = merged(nuslerp_flatten=False)
+    np.testing.assert_allclose(rows, [[half, half], [0.0, 1.0]], atol=1e-15)
+    columns = merged(nuslerp_flatten=False, nuslerp_row_wise=True)
+    # The first column of the other is zero, which counts as orthogonal; the second pair has 45.
+    factor = np.sin(np.pi / 8) / np.sin(np.pi / 4)
+    np.testing.assert_allclose(columns, [[half, factor], [0.0, 2 * factor]], atol=1e-15)
+
+
+def test_ties_rules_differ_in_weights_and_exact_ties() -> None:
+    base, experts = [0.0, 0.0, 0.0], [[2.0, 1.0, 3.0], [-1.0, -1.0, 1.0]]
+    weights = {"weight": [0.2, 0.8], "normalize": False}
+    # By weighted mass the first is negative (0.4 - 0.8) and so is the second (0.2 - 0.8).
+    assert _merge("ties", base, experts, weights) == pytest.approx([-0.8, -0.8, 1.4])
+    # Unweighted the first is positive, the second a tie that nobody wins.
+    paper = _merge("ties", base, experts, weights | {"rule": "paper"})
+    assert paper == pytest.approx([0.4, 0.0, 1.4])
+    even = {"weight": [1.0, 1.0], "normalize": False}
+    assert _merge("ties", base, experts, even).tolist() == [2.0, 1.0, 4.0]
+    assert _merge("ties", base, experts, even | {"rule": "paper"}).tolist() == [2.0, 0.0, 4.0]
+
+
+def test_ties_keeps_what_equals_the_threshold_and_at_least_one() -> None:
+    experts = [[3.0, -2.0, 2.0, 1.0]]
+
+    def kept(density: float) -> list[float]:
+        found = _merge("ties", np.zeros(4), experts, {"density": density, "weight": 1.0})
+        return list(found.tolist())
+
+    assert kept(0.5) == [3.0, -2.0, 2.0, 0.0]
+    assert kept(0.01) == [3.0, 0.0, 0.0, 0.0]
+    assert kept(0.0) == [0.0, 0.0, 0.0, 0.0]
+    assert kept(1.0) == [3.0, -2.0, 2.0, 1.0]
+
+
+def test_breadcrumbs_drops_both_ends() -> None:
+    expert = [[1.0, -9.0, 5.0, 3.0, -7.0, 2.0, 8.0, 4.0, 10.0, 6.0]]
+
+    def kept(density: float, gamma: float) -> list[float]:
+        values = {"density": density, "gamma": gamma, "weight": 1.0}
+        return sorted(filter(None, _merge("breadcrumbs", np.zeros(10), expert, values).tolist()))
+
+    assert kept(0.5, 0.2) == [-7.0, 4.0, 5.0, 6.0, 8.0]
+    assert kept(0.9, 0.2) == [-9.0, -7.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0]  # density wins
+    assert len(kept(1.0, 0.2)) == 10  # nothing is selected, outliers stay
+    assert kept(0.05, 0.2) == []  # half an element is none
+
+
+def test_rescale_gives_the_sum_of_magnitudes_back() -> None:
+    expert = [[4.0, -2.0, 1.0, 1.0]]
+    values = {"density": 0.5, "weight": 1.0, "rescale": True}
+    assert _merge("ties", np.zeros(4), expert, values) == pytest.approx([16 / 3, -8 / 3, 0, 0])
+
+
+def test_sce_rules_differ_as_published() -> None:
+    base = np.zeros(4)
+    experts = [[4.0, 1.0, 2.0, 1.0], [0.0, 1.0, 2.0, -1.0]]
+    # Variances 4, 0, 0, 1. Half of the two that are not zero is position 0; energies 16 and 0.
+    masked = _merge("sce", base, experts, {"density": 0.5, "rule": "mergekit"})
     assert masked.tolist() == [4.0, 0.0, 0.0, 0.0]
-    whole = sce(base, experts, density=0.25, variant="paper")
-    # A quarter of all four is position 0 again; the unmasked vectors merge with weights 1 and 0.
-    assert whole.tolist() == [4.0, 1.0, 2.0, 1.0]
+    # The authors' code merges the unmasked vectors with the weights 1 and 0 that follow from it.
+    unmasked = _merge("sce", base, experts, {"density": 0.5, "rule": "fuseai"})
+    assert unmasked.tolist() == [4.0, 1.0, 2.0, 1.0]
+    # The text: half of all four positions, 0 and 3; energies 17 and 1; position 3 votes 1 - 1 = 0.
+    paper = _merge("sce", base, experts, {"density": 0.5})
+    assert paper == pytest.approx([4.0, 0.0, 0.0, 1.0])
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-6])
 def test_sce_weights_follow_energy_at_any_scale(scale: float) -> None:
     """Hazard: mergekit turns to uniform weights below a mean square of 1e-6."""
-    base = torch.zeros(1000)
-    experts = [torch.full((1000,), scale), torch.full((1000,), 3 * scale)]
+    experts = [np.full(1000, scale), np.full(1000, 3 * scale)]
     # Energies 1 and 9: weights 0.1 and 0.9, mean 0.1 * 1 + 0.9 * 3.
-    merged = sce(base, experts, density=1.0)
-    np.testing.assert_allclose(merged.numpy(), 2.8 * scale, rtol=1e-5)
+    merged = _merge("sce", np.zeros(1000), experts)
+    np.testing.assert_allclose(merged, 2.8 * scale, rtol=1e-12)
+    like_mergekit = _merge("sce", np.zeros(1000), experts, {"rule": "mergekit"})
+    weighted = 10 * scale**2 >= 1e-6
+    np.testing.assert_allclose(like_mergekit, (2.8 if weighted else 2.0) * scale, rtol=1e-12)
 
 
-@pytest.mark.parametrize("variant", ["mergekit", "paper"])
-def test_sce_returns_a_single_expert(variant: Any) -> None:
-    base, expert = torch.randn(9), torch.randn(9)
-    merged = sce(base, [expert], density=0.1, variant=variant)
-    torch.testing.assert_close(merged, expert)
+def test_sce_of_one_expert() -> None:
+    base, expert = np.zeros(4), [1.0, -2.0, 3.0, 4.0]
+    assert _merge("sce", base, [expert], {"density": 0.5}).tolist() == expert
+    # mergekit selects nothing where no variance is above zero.
+    assert not _merge("sce", base, [expert], {"density": 0.5, "rule": "mergekit"}).any()
+
+
+def test_model_stock_by_angle() -> None:
+    base = np.zeros(2)
+    # Orthogonal: t = 0, the base. Equal: t = 1, the experts. 60 degrees: 2/2 / (3/2) = 2/3.
+    assert _merge("model_stock", base, [[1.0, 0.0], [0.0, 1.0]]).tolist() == [0.0, 0.0]
+    assert _merge("model_stock", base, [[1.0, 2.0]] * 3) == pytest.approx([1.0, 2.0])
+    slanted = [[1.0, 0.0], [0.5, np.sqrt(0.75)]]
+    found = _merge("model_stock", base, slanted)
+    np.testing.assert_allclose(found, np.mean(slanted, axis=0) * 2 / 3)
+
+
+@pytest.mark.parametrize(("rule", "same"), [("paper", True), ("mergekit", False)])
+def test_model_stock_of_short_task_vectors(rule: str, same: bool) -> None:
+    """mergekit's guard shrinks the cosine of small tensors; the paper's formula has no scale."""
+    slanted = np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]])
+    expected = slanted.mean(axis=0) * 2 / 3
+    found = _merge("model_stock", np.zeros(2), list(slanted * 1e-4), {"rule": rule})
+    assert np.allclose(found / 1e-4, expected) == same
+
+
+def test_ram_averages_over_those_who_changed_a_weight() -> None:
+    experts = [[2.0, 4.0, 1e-6, 0.0], [0.0, 2.0, 0.0, 0.0]]
+    assert _merge("ram", np.zeros(4), experts).tolist() == [2.0, 3.0, 0.0, 0.0]
+    # The first shared one of two: ratio 1, capped at 0.2; the second changed nothing alone.
+    found = _merge("ramplus_tl", np.zeros(4), experts, {"r": 0.5, "alpha": 0.2})
+    assert found == pytest.approx([2.2, 3.0, 0.0, 0.0])
+
+
+def test_nearswap_takes_what_is_near_and_steps_towards_the_rest() -> None:
+    found = _merge("nearswap", [0.0, 0.0, 1.0], [[0.05, 1.0, -1.0]], {"t": 0.1})
+    assert found == pytest.approx([0.05, 0.1, 0.9])
+
+
+def test_karcher_is_the_middle_of_the_arc_at_the_mean_norm() -> None:
+    found = _merge("karcher", None, [[3.0, 0.0], [0.0, 1.0]])
+    np.testing.assert_allclose(found, 2 * np.sqrt([0.5, 0.5]), rtol=1e-9)
+    # Without a length there is no direction, and with one the others do not count.
+    assert _merge("karcher", None, [[0.0, 0.0], [0.0, 4.0]]).tolist() == [0.0, 2.0]
 
 
 def test_passthrough_scales() -> None:
-    expert = torch.randn(3, 4)
-    assert torch.equal(passthrough(None, [expert], scale=[1.0]), expert)
-    assert torch.equal(passthrough(None, [expert], scale=[0.5]), expert / 2)
+    assert _merge("passthrough", None, [[1.0, -2.0]], {"scale": 0.5}).tolist() == [0.5, -1.0]
 
 
-def test_trim_keeps_ties_and_at_least_one() -> None:
-    delta = torch.tensor([3.0, -2.0, 2.0, 1.0])
-    assert ops.trim(delta, 0.5).tolist() == [3.0, -2.0, 2.0, 0.0]
-    assert ops.trim(delta, 0.01).tolist() == [3.0, 0.0, 0.0, 0.0]
-    assert ops.trim(delta, 0.0).tolist() == [0.0, 0.0, 0.0, 0.0]
-    assert ops.trim(delta, 1.0) is delta
-
-
-def test_elect_sign_breaks_ties_upwards() -> None:
-    weighted = [torch.tensor([1.0, -1.0, 0.0, -2.0]), torch.tensor([-1.0, -1.0, 0.0, 1.0])]
-    assert ops.elect_sign(weighted).tolist() == [1.0, -1.0, 1.0, -1.0]
-
-
-def test_stable_sum_equals_fsum() -> None:
-    values = torch.randn(100_003, dtype=torch.float64)
-    assert abs(ops.stable_sum(values) - math.fsum(values.tolist())) < 1e-9
-    assert ops.stable_sum(torch.empty(0)) == 0.0
+def test_arcee_fusion_takes_the_outlying_change() -> None:
+    """In one row importance is the change: up to 0.04, median 0.02, quartiles 0.02 apart, so that
+    the threshold is about 0.05."""
+    base = np.linspace(-1, 1, 40)
+    expert = base + 1e-3 * np.arange(40)
+    expert[7] += 1.0
+    expected = base.copy()
+    expected[7] = expert[7]
+    np.testing.assert_array_equal(_merge("arcee_fusion", base, [expert]), expected)
+    # Row by row the divergence counts too: the same changes in a row that changed more.
+    still, moved = base + 1e-3 * np.arange(40), base + 1e-3 * np.arange(40)
+    moved[3] += 5.0
+    found = _merge("arcee_fusion", np.stack([base, base]), [np.stack([still, moved])])
+    np.testing.assert_array_equal(found[0], base)
+    assert found[1][3] == moved[3]

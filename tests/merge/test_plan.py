@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from smelt.checkpoint.reader import SINGLE
+from smelt.checkpoint.reader import SINGLE, Checkpoint
 from smelt.core.errors import UserError
-from smelt.merge.plan import MergePlan, describe, plan
+from smelt.merge.describe import describe
+from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import parse_recipe
 from tests.merge.conftest import load, rewrite
 
@@ -103,7 +105,7 @@ def test_ties_example(models: Path) -> None:
     assert values[layer(1, "input_layernorm")]["density"] == [0.7, 0.5]
     assert values[layer(2, "input_layernorm")]["density"] == [0.1, 0.5]
     assert {(v["lambda_"], v["normalize"]) for v in values.values()} == {(0.9, True)}
-    assert {item.entry.dtype for item in made.tensors} == {torch.float16}
+    assert {item.entry.dtype for item in made.tensors} == {"F16"}
     assert [item.experts[0][0] for item in made.tensors[:1]] == ["math"]
     assert made.warnings == ["r.yaml: parameters.int8_mask has no effect on the numbers"]
     one = sum(item.entry.num_bytes for item in made.tensors)
@@ -177,22 +179,22 @@ def test_describe_shows_values_by_layers(models: Path) -> None:
             r"parameters\.weight: the filter 'mpl' matches no tensor.*'mlp'",
         ),
         ({"models": [{"model": "nope"}]}, "nope: no such folder"),
-        ({"models": [{"model": "math+lora"}]}, r"models\[0\]\.model.*'model\+lora' is not supp"),
-        ({"models": [{"model": "math@main"}]}, "'model@revision' is not supported yet"),
-        ({"models": [{"model": {"path": "math"}}]}, "not supported yet"),
+        ({"models": [{"model": "math+lora"}]}, "lora: no such folder"),
+        ({"models": [{"model": "math@main"}]}, r"models\[0\]\.model.*the local folder 'math'"),
+        ({"models": [{"model": {"path": "math"}}]}, r"models\[0\]\.model.*unknown key"),
         ({"models": [{"model": "math", "wieght": 1}]}, r"models\[0\]\.wieght: unknown key"),
         ({"models": [{"model": "math"}, {"model": "math"}]}, r"models\[1\]: math stands twice"),
         ({"models": [{"model": "base"}]}, "0 models. Expected at least 1 for ties"),
         ({"models": [{"model": "math", "parameters": {"lambda": 1}}]}, "set for one model"),
-        ({"models": None}, "neither models nor slices"),
-        ({"modules": {"x": 1}}, r"modules: invalid.*not support this key of mergekit yet"),
+        ({"models": None}, "none of models, slices, modules"),
+        ({"modules": {"x": 1}}, r"modules\.x: found 1"),
         ({"base_model": None}, "no base_model, which ties needs"),
-        ({"tokenizer_source": "union"}, "tokenizer_source: 'union' is not supported yet"),
-        ({"tokenizer": {"source": "base", "tokens": {}}}, r"tokenizer\.tokens.*not support"),
-        ({"chat_template": "chatml"}, "template name 'chatml' is not supported yet"),
+        ({"tokenizer_source": "nope"}, "nope: no such folder"),
+        ({"tokenizer": {"source": "base", "tokns": {}}}, r"tokenizer\.tokns.*'tokens'"),
+        ({"chat_template": "chatmml"}, "chat_template: found 'chatmml'.*'chatml'"),
         ({"out_dtype": "int8"}, r"out_dtype: found 'int8'"),
         ({"merge_method": "slerp", "models": [{"model": "math"}, {"model": "code"}]}, "3 models"),
-        ({"merge_method": "sce", "parameters": {"variant": "papr"}}, "variant: found 'papr'"),
+        ({"merge_method": "sce", "parameters": {"rule": "papr"}}, "rule: found 'papr'"),
         ({"merge_method": "linear", "parameters": {"weight": 0}}, "weights sum to 0"),
     ],
 )
@@ -216,8 +218,8 @@ def test_slices_that_do_not_fit(models: Path) -> None:
         _plan(stack([0, 2], [0, 1]))
     with pytest.raises(UserError, match=r"layer_range: invalid.*counted from 0"):
         _plan(stack([2, 1]))
-    with pytest.raises(UserError, match="residual_weight"):
-        _plan(stack([0, 2], residual_weight=0.5))
+    warned = _plan(stack([0, 2], residual_weight=0.5)).warnings
+    assert "r.yaml: slices[0].residual_weight has no effect, in mergekit as here" in warned
     with pytest.raises(UserError, match="sources from different layers"):
         _plan(stack([0, 2], [1, 3]) | {"merge_method": "ties", "base_model": "base"})
 
@@ -283,28 +285,45 @@ def _edit_vocabulary(path: Path, old: str, new: str) -> None:
     path.write_text(json.dumps(data))
 
 
-def test_other_tokenizer(models: Path) -> None:
-    _edit_vocabulary(models / "code/tokenizer.json", "a", "\u4e00")
-    message = r"code/tokenizer\.json: another vocabulary than base: id \d+ is '\u4e00', not 'a'"
-    with pytest.raises(UserError, match=message):
-        _plan(_task("math", "code"))
-    # Naming a source does not help: rows of the embedding would mean different tokens.
-    with pytest.raises(UserError, match="moving embedding rows is not supported yet"):
-        _plan(_task("math", "code", tokenizer_source="base"))
-
-
-def test_longer_vocabulary_needs_a_named_source(models: Path) -> None:
-    path = models / "code/tokenizer.json"
+def _rename_tokens(path: Path, count: int) -> None:
+    """Give other meanings to the last ids of a tokenizer."""
     data = json.loads(path.read_text())
-    data["added_tokens"].append(dict(data["added_tokens"][0], id=10_000, content="<new>"))
+    names = sorted(data["model"]["vocab"], key=data["model"]["vocab"].get)[-count:]
+    for old in names:
+        data["model"]["vocab"][f"{old}\u4e00"] = data["model"]["vocab"].pop(old)
+    data["model"]["merges"] = []
     path.write_text(json.dumps(data))
-    with pytest.raises(UserError, match="a tokenizer_source that says which"):
+
+
+def test_another_tokenizer_is_refused_and_a_few_tokens_are_a_warning(models: Path) -> None:
+    _rename_tokens(models / "code/tokenizer.json", 1)
+    (warning,) = _plan(_task("math", "code")).warnings
+    assert "the vocabulary of code differs from base: id " in warning
+    assert "tokenizer_source: union would move them" in warning
+    _rename_tokens(models / "code/tokenizer.json", 40)
+    with pytest.raises(UserError, match=r"another vocabulary than base: id .*union"):
         _plan(_task("math", "code"))
-    made = _plan(_task("math", "code", tokenizer_source="code"))
-    assert made.tokenizer == "code"
-    assert any("vocabulary of base differs from code" in text for text in made.warnings)
-    longer = _plan(_task("math", "code", tokenizer={"source": "base"}))
-    assert longer.tokenizer == "base"
+
+
+def test_union_moves_the_rows_that_mean_other_tokens(models: Path) -> None:
+    from smelt.merge.apply import merge_to_folder
+
+    before = Checkpoint.open(models / "code").array("model.embed_tokens.weight")
+    _rename_tokens(models / "code/tokenizer.json", 2)
+    made = _plan(_task("code", merge_method="linear", base_model=None, tokenizer_source="union"))
+    assert made.vocabulary is not None
+    merge_to_folder(made, models / "alone")
+    made = _plan(_task("code", parameters={"weight": 1.0}, tokenizer_source="union"))
+    merge_to_folder(made, models / "out")
+    size = len(before)
+    after = Checkpoint.open(models / "out").array("model.embed_tokens.weight")
+    assert after.shape == (size + 2, before.shape[1])
+    np.testing.assert_allclose(after[: size - 2], before[: size - 2], atol=1e-6)
+    np.testing.assert_allclose(after[size:], before[size - 2 :], atol=1e-6)
+    base = Checkpoint.open(models / "base").array("model.embed_tokens.weight")
+    # Tokens that only the base has: its row, whatever the weights.
+    np.testing.assert_allclose(after[size - 2 : size], base[size - 2 :], atol=1e-6)
+    assert json.loads((models / "out/config.json").read_text())["vocab_size"] == size + 2
 
 
 def test_truncated_expert(models: Path) -> None:
@@ -340,7 +359,7 @@ def test_base_of_linear_is_no_hidden_input(models: Path) -> None:
 
 def test_mergekits_name_for_sce_density(models: Path) -> None:
     made = _plan(_task("math", merge_method="sce", parameters={"select_topk": 0.1}))
-    assert made.tensors[0].values == {"density": 0.1, "variant": "mergekit"}
+    assert made.tensors[0].values["density"] == 0.1
     both = {"select_topk": 0.1, "density": 0.1}
     with pytest.raises(UserError, match="the same as 'density'"):
         _plan(_task("math", merge_method="sce", parameters=both))

@@ -1,70 +1,25 @@
 """The methods that mergekit lacks: against the oracles, numpy against torch, and their papers."""
 
-import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from smelt.core.errors import UserError
-from smelt.merge import algebra
-from smelt.merge.method import load_method, merge_arrays
 from tests.merge import oracles
 from tests.merge.oracles_matrix import interference
-
-Array = NDArray[Any]
-LAYER = "model.layers.0.mlp.up_proj.weight"
-ON_MATRICES = ["iso_c", "swudi", "tsv_m", "wudi"]
-ALL = [*ON_MATRICES, "consensus", "expo", "fisher", "magmax", "regmean", "varm"]
-DEVICES = ["cpu", "torch"]
-
-
-def models(shape: tuple[int, ...], count: int = 3, *, seed: int = 0, scale: float = 1e-3,
-           kind: Any = np.float64) -> tuple[Array, list[Array]]:  # fmt: skip
-    random = np.random.default_rng(seed)
-    base = np.asarray(0.02 * random.standard_normal(shape), kind)
-    sizes = scale * (1 + np.arange(count))
-    return base, [np.asarray(base + one * random.standard_normal(shape), kind) for one in sizes]
-
-
-def grams(columns: int, count: int = 3, *, tokens: int = 60, seed: int = 5) -> list[Array]:
-    random = np.random.default_rng(seed)
-    # Inputs with a mean and channels of very different size, as in real networks.
-    sizes = 10.0 ** random.uniform(-2, 1.5, columns)
-    inputs = [sizes * (random.standard_normal((tokens, columns)) + 1) for _ in range(count)]
-    return [one.T @ one / tokens for one in inputs]
-
-
-def merged(
-    method: str, base: Array | None, experts: list[Array], *, name: str = LAYER, extras: Any = (),
-    device: str = "cpu", block: int = 64, **values: Any,
-) -> Array:  # fmt: skip
-    return merge_arrays(
-        load_method(method), base, experts, values, extras=extras, name=name, device=device,
-        block_elements=block,
-    )  # fmt: skip
-
-
-def close(found: Array, expected: Array, base: Array, size: float = 1e-9) -> None:
-    """Equal to a share of the merged task vector."""
-    assert found.shape == expected.shape
-    assert np.linalg.norm(found - expected) <= size * np.linalg.norm(expected - base)
-
-
-def everything(method: str, shape: tuple[int, ...], kind: Any) -> tuple[Array, list[Array], Any]:
-    """Base, experts, extras for a method."""
-    base, experts = models(shape, 1 if method == "expo" else 3, kind=kind)
-    extras: Any = ()
-    if method == "regmean" and len(shape) == 2:
-        extras = [one.astype(kind) for one in grams(shape[1])]
-    if method == "fisher":
-        random = np.random.default_rng(9)
-        extras = [(random.standard_normal(shape) ** 2).astype(kind) for _ in experts]
-    return base, experts, extras
-
+from tests.merge.research import (
+    ALL,
+    DEVICES,
+    ON_MATRICES,
+    Array,
+    close,
+    everything,
+    grams,
+    merged,
+    models,
+)  # fmt: skip
 
 # All of them
 
@@ -135,71 +90,6 @@ def test_what_is_no_number_stays_none(method: str, bad: float, where: int) -> No
     base, experts, extras = everything(method, (24, 16), np.float32)
     ([*experts, base][where] if method != "regmean" else experts[1])[3, 4] = bad
     assert not np.isfinite(merged(method, base, experts, extras=extras)).all()
-
-
-# Linear algebra
-
-
-@pytest.mark.parametrize("shape", [(600, 40), (40, 600)])
-def test_large_matrices_decompose_like_small_ones(shape: tuple[int, int]) -> None:
-    """Above DIRECT by the Gram matrix: the same values, and the noise is left out."""
-    random = np.random.default_rng(1)
-    left = np.linalg.qr(random.standard_normal((shape[0], 30)))[0]
-    right = np.linalg.qr(random.standard_normal((shape[1], 30)))[0]
-    strengths = 10.0 ** -np.linspace(0, 3, 30)
-    matrix = (left * strengths) @ right.T + 1e-9 * random.standard_normal(shape)
-    parts = algebra.svd(matrix)
-    assert parts.left.shape == (shape[0], 30)
-    assert parts.right.shape == (30, shape[1])
-    np.testing.assert_allclose(parts.values[:30], strengths, atol=1e-8)
-    exact = np.linalg.svd(matrix, full_matrices=False)
-    np.testing.assert_allclose(algebra.polar(matrix), exact[0][:, :30] @ exact[2][:30], atol=1e-7)
-    np.testing.assert_allclose((parts.left * parts.values[:30]) @ parts.right, matrix, atol=1e-7)
-    two = algebra.svd(matrix, most=2)
-    np.testing.assert_allclose(two.right, parts.right[:2], atol=1e-12)
-
-
-@pytest.mark.parametrize("method", ON_MATRICES)
-def test_large_matrices_equal_the_oracle(method: str) -> None:
-    base, experts = models((24, 600), 2, kind=np.float32)
-    oracle = {"swudi": oracles.wudi, "wudi": oracles.wudi_adam}.get(method)
-    values = {"steps": 20} if method == "wudi" else {}
-    expected = (oracle or getattr(oracles, method))(base, experts, **values)
-    close(merged(method, base, experts, **values), expected, base, 1e-4)
-
-
-def test_one_thread_is_kept_while_anyone_is_inside() -> None:
-    def threads() -> list[int]:
-        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
-
-    before = threads()
-    inside, leave = threading.Event(), threading.Event()
-
-    def other() -> None:
-        with algebra.one_thread():
-            inside.set()
-            leave.wait(10)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert inside.wait(10)
-    with algebra.one_thread():
-        assert set(threads()) == {1}
-    assert set(threads()) == {1}, "the other thread is still inside"
-    leave.set()
-    thread.join()
-    assert threads() == before
-
-
-@pytest.mark.parametrize("method", [*ON_MATRICES, "regmean"])
-def test_same_bytes_for_any_number_of_threads(method: str) -> None:
-    base, experts, extras = everything(method, (400, 530), np.float32)
-    values = {"steps": 3} if method == "wudi" else {}
-    found = []
-    for count in (1, 2, 3):
-        with threadpool_limits(count, user_api="blas"):
-            found.append(merged(method, base, experts, extras=extras, **values).tobytes())
-    assert found[0] == found[1] == found[2]
 
 
 # Each paper's own claim
@@ -384,118 +274,3 @@ def test_swudi_of_thin_experts_equals_the_oracle(device: str) -> None:
     expected = oracles.wudi(base, experts, start="mean", rank_ratio=0.65, lambda_=0.7)
     values = {"start": "mean", "rank_ratio": 0.65, "lambda_": 0.7}
     close(merged("swudi", base, experts, device=device, **values), expected, base, 1e-7)
-
-
-# With statistics of data
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_regmean_minimises_the_squared_errors_of_activations(device: str) -> None:
-    random = np.random.default_rng(7)
-    _, experts = models((9, 12), 2)
-    weights, tokens = [0.7, 0.3], 40
-    inputs = [random.standard_normal((tokens, 12)) for _ in experts]
-    found = merged(
-        "regmean", None, experts, extras=[one.T @ one / tokens for one in inputs], weight=weights,
-        off_diagonal=1.0, device=device,
-    )  # fmt: skip
-    scaled = [np.sqrt(w) * one for w, one in zip(weights, inputs, strict=True)]
-    outputs = [one @ expert.T for one, expert in zip(scaled, experts, strict=True)]
-    best = np.linalg.lstsq(np.concatenate(scaled), np.concatenate(outputs), rcond=None)[0].T
-    np.testing.assert_allclose(found, best, atol=1e-12)
-
-
-def test_regmean_uses_the_weighted_mean_where_nobody_has_inputs() -> None:
-    """Fewer tokens than inputs, one input always zero: directions without data stay at the mean."""
-    random = np.random.default_rng(8)
-    _, experts = models((9, 12), 2, scale=1.0)
-    inputs = [random.standard_normal((3, 12)) * (np.arange(12) != 5) for _ in experts]
-    extras = [one.T @ one / 3 for one in inputs]
-    weights = [0.75, 0.25]
-    mean = 0.75 * experts[0] + 0.25 * experts[1]
-    for off_diagonal in (0.9, 1.0):
-        found = merged(
-            "regmean", None, experts, extras=extras, weight=weights, off_diagonal=off_diagonal
-        )
-        np.testing.assert_array_equal(found[:, 5], mean[:, 5])
-        expected = oracles.regmean(
-            None, experts, grams=extras, weight=weights, off_diagonal=off_diagonal
-        )
-        np.testing.assert_allclose(found, expected, atol=1e-10)
-    unused = np.linalg.svd(np.concatenate(inputs))[2][6:]
-    np.testing.assert_allclose(found @ unused.T, mean @ unused.T, atol=1e-12)
-
-
-def test_regmean_with_statistics_of_float32_and_few_tokens_stays_near_the_experts() -> None:
-    """Rounding of a singular Gram matrix must not be inverted: it would be divided by itself."""
-    random = np.random.default_rng(10)
-    _, experts = models((30, 40), 2, scale=1.0, kind=np.float32)
-    extras = [one.T @ one for one in random.standard_normal((2, 10, 40)).astype(np.float32)]
-    found = merged("regmean", None, experts, extras=extras, off_diagonal=1.0)
-    exact = [one.astype(np.float64) for one in extras]
-    assert np.linalg.eigvalsh(sum(exact))[0] < 0, "the rounding to float32 shows"
-    assert np.linalg.norm(found) < 2 * np.linalg.norm(experts[1])
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_regmean_without_correlations_weighs_columns(device: str) -> None:
-    _, experts = models((9, 12), 3)
-    extras = grams(12)
-    sizes = np.stack([np.diag(one) for one in extras])
-    expected = np.einsum("noi,ni->oi", np.stack(experts), sizes / sizes.sum(0))
-    found = merged("regmean", None, experts, extras=extras, off_diagonal=0.0, device=device)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("method", ["regmean", "fisher"])
-def test_without_statistics_the_weighted_mean(method: str) -> None:
-    _, experts = models((9, 12), 2)
-    full = grams(12, 2) if method == "regmean" else [abs(one) for one in experts]
-    expected = 0.2 * experts[0] + 0.8 * experts[1]
-    for extras in ([None, None], [full[0], None]):
-        found = merged(method, None, experts, extras=extras, weight=[1.0, 4.0])
-        np.testing.assert_allclose(found, expected, rtol=1e-14)
-    assert (
-        abs(merged(method, None, experts, extras=full, weight=[1.0, 4.0]) - expected).max() > 1e-4
-    )
-
-
-@pytest.mark.parametrize("method", ["regmean", "fisher"])
-@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -0.5]])
-def test_statistics_need_positive_weights(method: str, weights: list[float]) -> None:
-    _, experts = models((9, 12), 2)
-    with pytest.raises(UserError, match="weight"):
-        merged(method, None, experts, weight=weights)
-
-
-def test_regmean_refuses_the_gram_matrix_of_another_layer() -> None:
-    _, experts = models((9, 12), 2)
-    with pytest.raises(UserError, match="12 inputs"):
-        merged("regmean", None, experts, extras=grams(9, 2))
-    broken = grams(12, 2)
-    broken[1][0, 0] = np.nan
-    with pytest.raises(UserError, match="no numbers"):
-        merged("regmean", None, experts, extras=broken)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_fisher_is_the_weighted_mean_per_element(device: str) -> None:
-    experts = [np.array([[1.0, 1.0, 1.0]]), np.array([[5.0, 5.0, 5.0]])]
-    extras = [np.array([[3.0, 0.0, 0.0]]), np.array([[1.0, 2.0, 0.0]])]
-    plain = merged("fisher", None, experts, extras=extras, floor=0.0, device=device)
-    # 3:1, all to the second, and nobody's: the mean.
-    np.testing.assert_allclose(plain, [[2.0, 5.0, 3.0]], rtol=1e-15)
-    weighted = merged(
-        "fisher", None, experts, extras=extras, floor=0.0, weight=[0.5, 1.5], device=device
-    )
-    np.testing.assert_allclose(weighted, [[3.0, 5.0, 4.0]], rtol=1e-15)
-    floored = merged("fisher", None, experts, extras=extras, floor=1.0, device=device)
-    np.testing.assert_allclose(floored, [[(4 + 10) / 6, (1 + 15) / 4, 3.0]], rtol=1e-15)
-
-
-def test_fisher_takes_the_rows_of_each_block() -> None:
-    _, experts = models((20, 20), 2)
-    extras = [one**2 for one in experts]
-    small = merged("fisher", None, experts, extras=extras, block=40)
-    np.testing.assert_array_equal(small, merged("fisher", None, experts, extras=extras, block=9999))
-    np.testing.assert_allclose(small, oracles.fisher(None, experts, fishers=extras), rtol=1e-13)

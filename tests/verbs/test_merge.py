@@ -44,7 +44,7 @@ def test_merge_writes_a_result_folder(home: Path) -> None:
     names = sorted(path.name for path in (home / "out").iterdir())
     assert names == [
         "README.md", "config.json", "cost.json", "generation_config.json", "model.safetensors",
-        "run.json", "tokenizer.json", "tokenizer_config.json",
+        "run.json", "smoke.json", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     record = json.loads((home / "out/run.json").read_text())
     assert record["method"] == "ties"
@@ -95,7 +95,10 @@ def test_check_describes_without_writing(home: Path) -> None:
 
     lines = check(read_yaml(home / "r.yaml"), where="r.yaml")
     assert lines[0] == "method ties: 20 tensors, 2 layers"
-    assert any("weight [0.7, 0.5], density [0.8, 1]" in line for line in lines)
+    assert any(": weight [0.7, 0.5], " in line and "density [0.8, 1]" in line for line in lines)
+    assert any(line.startswith("expected: about ") for line in lines)
+    named = check(read_yaml(home / "r.yaml"), where="r.yaml", every=True)
+    assert sum(line.startswith("model.") for line in named) == 20
     assert sorted(path.name for path in home.iterdir()) == ["models", "r.yaml"]
 
 

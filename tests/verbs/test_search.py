@@ -237,7 +237,7 @@ def test_a_search_never_reads_a_test_split(home: Path) -> None:
 
 
 def test_hub_names_are_inputs_by_their_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smelt.checkpoint.reader._from_hub", lambda name: home / "math")
+    monkeypatch.setattr("smelt.checkpoint.reader._from_hub", lambda name, revision: home / "math")
     data = recipe()
     data["models"][0]["model"] = "org/math"
     inputs = prepare(data, "r").inputs

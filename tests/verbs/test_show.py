@@ -1,5 +1,6 @@
 """`smelt show`: what a plug-in is and every key it takes."""
 
+import re
 from typing import Annotated
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic import Field
 from smelt.core import registry
 from smelt.core.config import Recipe
 from smelt.core.errors import UserError
+from smelt.merge.method import load_method
 from smelt.verbs.run import RUNNABLE
 from smelt.verbs.show import recipe_class, rows_of, show
 
@@ -47,11 +49,26 @@ def test_everything_can_be_shown(kind: str, name: str, capsys: pytest.CaptureFix
     show(kind, name)
     out = capsys.readouterr().out
     assert out.startswith(registry.summary(kind, name))
-    if kind not in ("recipe", "verifier", "verb", "benchmark"):
+    if kind == "merge-method":
+        keys = [line.split()[0] for line in out.splitlines() if re.match(r"  [a-z_]+  ", line)]
+        assert keys == list(load_method(name).parameters)
+    elif kind not in ("recipe", "verifier", "verb", "benchmark"):
         for parameter in registry.schema(registry.load(kind, name)):
             assert f"  {parameter.name.rstrip('_')}" in out
     assert "<class" not in out
     assert "object at 0x" not in out
+
+
+def test_a_merge_method_shows_what_its_statistics_take_and_what_all_of_it_means(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show("merge-method", "ties")
+    out = capsys.readouterr().out
+    assert "  models:      1 or more\n  base_model:  needed\n" in out
+    line = "one for each expert, 0 to 1, default 1, searched from 0.1 to 1. Share of each task vector"
+    assert f"  density      {line} that is kept.\n" in out
+    assert "  normalize    true or false, default true." in out
+    assert "  rule         mergekit | paper, default mergekit.\n" in out
 
 
 @pytest.mark.parametrize("verb", RUNNABLE)

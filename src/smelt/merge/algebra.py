@@ -113,23 +113,32 @@ class Decomposed(NamedTuple):
     right: Array
 
 
-def svd(matrix: Matrix, most: int | None = None, noise: float = NOISE) -> Decomposed:
+def svd(matrix: Matrix, most: int | None = None) -> Decomposed:
     """Singular value decomposition of a float64 matrix, `most` directions (default all)."""
     xp = library(matrix)
     rows, columns = matrix.shape
+    cut = max(rows, columns) * NOISE
     if max(rows, columns) <= DIRECT:
         left, values, right = xp.linalg.svd(matrix, full_matrices=False)
-        kept = _above(values, max(rows, columns) * noise, most)
+        kept = _above(values, cut, most)
         return Decomposed(left[:, :kept], values, right[:kept])
     short = matrix if rows <= columns else matrix.T
-    squares, vectors = xp.linalg.eigh(short @ short.T)
-    values = xp.sqrt(xp.clip(xp.flip(squares, (0,)), 0, None))
-    kept = _above(values, max(rows, columns) * noise, most)
-    vectors = xp.flip(vectors, (1,))[:, :kept]
-    across = (vectors.T @ short) / values[:kept, None]
+    squares, vectors = _descending(short @ short.T)
+    values = xp.sqrt(squares)
+    kept = _above(values, cut, most)
+    vectors = vectors[:, :kept]
+    across = vectors.T @ short
+    across /= values[:kept, None]
     if rows <= columns:
         return Decomposed(vectors, values, across)
     return Decomposed(across.T, values, vectors.T)
+
+
+def _descending(symmetric: Float[Any, "side side"]) -> tuple[Array, Array]:
+    """Eigenvalues, negative ones as 0, and eigenvectors as columns; the largest first."""
+    xp = library(symmetric)
+    values, vectors = xp.linalg.eigh(symmetric)
+    return xp.clip(xp.flip(values, (0,)), 0, None), xp.flip(vectors, (1,))
 
 
 def _above(values: Array, share: float, most: int | None) -> int:
@@ -143,44 +152,52 @@ def polar(matrix: Matrix) -> Matrix:
     return parts.left @ parts.right
 
 
-def interference(
-    deltas: Sequence[Matrix],
-) -> tuple[Float[Any, "columns columns"], Float[Any, "rows columns"]]:
-    """C (columns, columns) and D (rows, columns) of sum |(x - delta) delta^T|^2 / |delta|^2.
+def product_axes(
+    factor: Matrix, most: int
+) -> tuple[Float[Any, " kept"], Float[Any, "columns kept"]]:
+    """The largest eigenvalues of factor^T factor and their eigenvectors, at most so many.
 
-    The sum over task vectors that are not zero (one at least) has the gradient 2 (x C - D).
+    By the smaller of factor^T factor and factor factor^T; none of the null space of both.
     """
-    normal, right = 0.0, 0.0
-    for delta in deltas:
-        square = float((delta * delta).sum())
-        inner = delta.T @ delta
-        normal = normal + inner / square
-        right = right + delta @ inner / square
-    return normal, right
+    rows, columns = factor.shape
+    dual = rows < columns
+    values, vectors = _descending(factor @ factor.T if dual else factor.T @ factor)
+    kept = _above(values, columns * 2.0**-52, most)
+    values, vectors = values[:kept], vectors[:, :kept]
+    return values, factor.T @ vectors / library(factor).sqrt(values) if dual else vectors
+
+
+def cube(matrix: Matrix) -> Matrix:
+    """matrix @ matrix^T @ matrix."""
+    rows, columns = matrix.shape
+    if rows < columns:
+        return (matrix @ matrix.T) @ matrix
+    return matrix @ (matrix.T @ matrix)
 
 
 def divide(
     right: Matrix, matrix: Float[Any, "columns columns"], *, definite: bool, rounding: float
 ) -> Matrix:
-    """right @ inverse of a symmetric matrix without negative eigenvalues; where the matrix is
-    singular, its pseudo-inverse.
+    """right @ inverse of a symmetric matrix without negative eigenvalues, which is overwritten.
 
-    definite: apart from rows of zeros it is well conditioned once its diagonal is scaled to 1.
-    Else eigenvalues up to columns * rounding of the largest count as zero.
+    Where the matrix is singular, its pseudo-inverse. definite: apart from rows of zeros it is well
+    conditioned once its diagonal is scaled to 1. Else eigenvalues up to columns * rounding of the
+    largest count as zero.
     """
     xp = library(matrix)
-    diagonal = xp.diagonal(matrix)
-    live = diagonal > 0
-    result = xp.zeros_like(right)
-    matrix, diagonal = matrix[live][:, live], diagonal[live]
-    if definite:
-        scale = 1 / xp.sqrt(diagonal)
-        scaled = matrix * scale[:, None] * scale
-        result[:, live] = xp.linalg.solve(scaled, (right[:, live] * scale).T).T * scale
+    live = xp.diagonal(matrix) > 0
+    if not live.all():
+        result = xp.zeros_like(right)
+        if live.any():
+            part = matrix[live][:, live]
+            result[:, live] = divide(right[:, live], part, definite=definite, rounding=rounding)
         return result
-    if len(diagonal):
-        values, vectors = xp.linalg.eigh(matrix)
-        used = values > len(diagonal) * rounding * values[-1]
-        vectors = vectors[:, used]
-        result[:, live] = (right[:, live] @ vectors / values[used]) @ vectors.T
-    return result
+    if definite:
+        scale = 1 / xp.sqrt(xp.diagonal(matrix))
+        matrix *= scale[:, None]
+        matrix *= scale
+        return xp.linalg.solve(matrix, (right * scale).T).T * scale
+    values, vectors = _descending(matrix)
+    kept = _above(values, len(values) * rounding, None)
+    vectors = vectors[:, :kept]
+    return (right @ vectors / values[:kept]) @ vectors.T

@@ -19,6 +19,7 @@ from smelt.core import progress
 from smelt.core.errors import UserError
 from smelt.merge import ops
 from smelt.merge.blocks import Blocks
+from smelt.merge.measured import Measured
 from smelt.merge.moved import MovedSource
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe
@@ -113,6 +114,11 @@ class Sources:
     def __init__(self, plan: MergePlan) -> None:
         self.plan = plan
         self.files = Files()
+        self._measured = {
+            name: Measured(model.statistics, self.files)
+            for name, model in plan.models.items()
+            if plan.method.extra is not None and model.statistics is not None
+        }
         # What random numbers are drawn by is the content of an expert, not its path or its place.
         self._identity = {
             name: model.identity() if plan.method.random else name
@@ -128,7 +134,7 @@ class Sources:
             experts,
             [self._identity[model] for model, _ in item.experts],
             seed=seed,
-            whole=self.plan.method.whole and not item.copied,
+            whole=self.plan.method.wants_whole(item.entry.name) and not item.copied,
             device="cpu" if item.copied else device,
             extras=[self._extra(place) for place in item.experts],
             wide=self.plan.recipe.dtype == "float64",
@@ -146,11 +152,8 @@ class Sources:
         return MovedSource(item.rows[model], source_of)
 
     def _extra(self, place: Place) -> Source | None:
-        statistics = self.plan.models[place[0]].statistics
-        if self.plan.method.extra is None or statistics is None:
-            return None
-        known = statistics.description.tensors
-        return ArraySource(statistics.array(place[1])) if place[1] in known else None
+        model, name = place
+        return self._measured[model].source(name) if model in self._measured else None
 
     def announce(self, item: TensorPlan) -> None:
         """Tell the system which parts of files come next, so that it reads them ahead."""
@@ -233,11 +236,14 @@ class InMemory:
         for item in self.plan.tensors:
             if item.entry.dtype in MERGED:
                 tensor = sources.blocks(item, seed=seed)
-                self._tensors[item.entry.name] = replace(
-                    tensor,
-                    base=_in_memory(tensor.base),
-                    experts=[_in_memory(one) for one in tensor.experts],
-                )
+                held = [_in_memory(one) for one in [*tensor.experts, tensor.base] if one]
+                tensor.bad.update(enumerate(bad for _, bad in held))
+                if recipe.nonfinite == "refuse":
+                    refuse_nonfinite(self.plan, item, tensor)
+                arrays: list[Source] = [array for array, _ in held]
+                count = len(tensor.experts)
+                base = arrays[count] if tensor.base else None
+                self._tensors[item.entry.name] = replace(tensor, base=base, experts=arrays[:count])
         sources.close()
 
     def values(self, name: str) -> Values:
@@ -277,11 +283,9 @@ class InMemory:
         return out
 
 
-def _in_memory(source: Source | None) -> Any:
-    """The same rows, read once: as float32 (float64 if they need it), in the tensor's shape."""
-    if source is None:
-        return None
+def _in_memory(source: Source) -> tuple[ArraySource, int]:
+    """The same rows, read once, as float32 (float64 if they need it); how many are no numbers."""
     rows = rows_and_columns(source.shape)
     out = np.empty(rows, dtype=np.float64 if source.wide else np.float32)
-    source.rows(0, out)
-    return ArraySource(out.reshape(source.shape))
+    bad = source.rows(0, out)
+    return ArraySource(out.reshape(source.shape)), bad

@@ -3,6 +3,7 @@
 from typing import Any
 
 from smelt.checkpoint import layout
+from smelt.merge.ancestry import ancestry
 from smelt.merge.estimate import estimate
 from smelt.merge.plan import MergePlan
 from smelt.merge.tensors import TensorPlan
@@ -26,7 +27,25 @@ def describe(plan: MergePlan, *, every_tensor: bool = False) -> list[str]:
         for item in sorted(plan.tensors, key=lambda one: _depth(one.entry.name)):
             groups.setdefault((_sources(item), _values(item)), []).append(item.entry.name)
         lines += [f"{_label(n)}: {models}: {values}" for (models, values), n in groups.items()]
-    return lines + [f"warning: {text}" for text in plan.warnings]
+    warnings = [*plan.warnings, *kinship(plan)]
+    return lines + [f"warning: {text}" for text in warnings]
+
+
+def kinship(plan: MergePlan) -> list[str]:
+    """Warnings about ancestry, from a sample of the weights: strangers, or another likely base."""
+    among = {model for item in plan.tensors for model, _ in item.places}
+    models = {name: model for name, model in plan.models.items() if name in among}
+    if len(models) < 2:
+        return []
+    found = ancestry(models)
+    groups = [", ".join(family.models) for family in found.families]
+    if len(groups) > 1:
+        return [f"these do not seem to share a base: {' | '.join(groups)} (smelt inspect)"]
+    family, base = found.families[0], plan.recipe.base_model
+    sure = family.confidence in ("high", "medium")
+    if base in models and sure and family.base not in (None, base):
+        return [f"{family.base} looks more like the base than {base} (smelt inspect)"]
+    return []
 
 
 def _sources(item: TensorPlan) -> str:

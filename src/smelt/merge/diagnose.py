@@ -153,9 +153,7 @@ def base_lines(related: Ancestry, base: str, order: list[str]) -> list[str]:
     family = related.family_of(base)
     for name in order:
         if name not in family.models:
-            lines.append(
-                f"{name} looks unrelated to the base {base}: its task vector means nothing"
-            )
+            lines.append(f"{name} does not look tuned from the base {base}: too far from it")
     if family.base not in (None, base) and family.confidence in ("high", "medium"):
         lines.append(f"{family.base} looks more like the base than {base} does")
     return lines

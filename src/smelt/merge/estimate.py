@@ -20,7 +20,8 @@ _SECONDS_PER_TENSOR = 3e-4
 _STARTED_MB = 130.0
 _COPIES = 3
 """Blocks that a method holds beside its sources, about."""
-_SAMPLE_SIDE = 256
+_SAMPLES = {True: (256, 256), False: (BLOCK_ELEMENTS // 1024, 1024)}
+"""Shapes that are timed, for methods that get whole matrices and for others."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,33 @@ def estimate(plan: MergePlan) -> Estimate:
     A method that wants whole matrices is taken to grow as their decompositions do, with rows x
     columns x the smaller of both; others grow with the number of elements.
     """
-    whole = plan.method.whole
-    shape = (_SAMPLE_SIDE, _SAMPLE_SIDE) if whole else (BLOCK_ELEMENTS // 1024, 1024)
-    work: Counter[int] = Counter()
-    largest = 0
-    sample: dict[int, TensorPlan] = {}
+    work: Counter[tuple[int, bool]] = Counter()
+    largest = {True: 0, False: 0}
+    sample: dict[tuple[int, bool], TensorPlan] = {}
     for item in plan.tensors:
         if item.copied or item.entry.dtype not in MERGED:
             continue
-        count = len(item.experts)
+        whole = plan.method.wants_whole(item.entry.name) and len(item.entry.shape) > 1
+        kind = (len(item.experts), whole)
         rows, columns = rows_and_columns(item.entry.shape)
-        work[count] += rows * columns * (min(rows, columns) if whole else 1)
-        largest = max(largest, rows * columns * (count + 1))
-        sample.setdefault(count, item)
-    unit = math.prod(shape) * (min(shape) if whole else 1)
-    seconds = sum(_seconds(plan, sample[count], shape) * work[count] / unit for count in work)
+        work[kind] += rows * columns * (min(rows, columns) if whole else 1)
+        largest[whole] = max(largest[whole], rows * columns * (len(item.experts) + 1))
+        sample.setdefault(kind, item)
+    seconds = sum(
+        _seconds(plan, item, _SAMPLES[kind[1]]) * work[kind] / _unit(kind[1])
+        for kind, item in sample.items()
+    )
     seconds += (plan.bytes_read + plan.bytes_written) / _BYTES_PER_SECOND
     seconds += len(plan.tensors) * _SECONDS_PER_TENSOR
     threads = num_threads()
-    numbers = largest if whole else min(largest, BLOCK_ELEMENTS * (max(work, default=1) + 1))
+    most = max((count for count, _ in work), default=1) + 1
+    numbers = max(largest[True], min(largest[False], BLOCK_ELEMENTS * most))
     return Estimate(seconds, threads, _STARTED_MB + threads * _COPIES * numbers * 4 / 1e6)
+
+
+def _unit(whole: bool) -> int:
+    shape = _SAMPLES[whole]
+    return math.prod(shape) * (min(shape) if whole else 1)
 
 
 def _seconds(plan: MergePlan, item: TensorPlan, shape: tuple[int, int]) -> float:

@@ -31,7 +31,9 @@ def find_base(
     while len(left) >= 3 and (found := _merge_among(left, names, scaled)) is not None:
         left.remove(found[0])
         evidence.append(found[1])
-    if len(left) < 3:
+    if len(left) == 1:
+        return None, "none", evidence
+    if len(left) == 2:
         why = "which of two models came first cannot be told from their distance"
         return None, "none", [*evidence, why]
     spread = {one: _mean_cosine(scaled, left, one) for one in left}

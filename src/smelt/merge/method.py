@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smelt.checkpoint import layout
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.merge import ops
@@ -61,7 +62,8 @@ class Method:
     """The passes over a whole tensor that come before the function's, if it needs any."""
     parameters: dict[str, Parameter]
     """By recipe key."""
-    needs_base: bool
+    needs_base: bool | str
+    """Whether experts come with a base; "optional": with one if the recipe names one."""
     num_experts: tuple[int, int | None]
     base_is_expert: bool
     whole: bool
@@ -78,6 +80,11 @@ class Method:
             one.name: [one.start(count)] * count if one.per_expert else one.start(count)
             for one in self.parameters.values()
         }
+
+    def wants_whole(self, name: str) -> bool:
+        """Whether a tensor of that name is given as a whole. The largest ones never are: no method
+        decomposes embeddings or heads."""
+        return self.whole and layout.block_of(name) not in ("embedding", "head")
 
     def blocks(self, tensor: Blocks, values: dict[str, Any]) -> Iterator[tuple[int, ops.Array]]:
         """First row and merged rows of each block of a tensor, by keyword values of the method."""
@@ -121,7 +128,7 @@ def merge_arrays(
         [ArraySource(one) for one in experts],
         list(identities) or [str(place) for place in range(count)],
         seed=seed,
-        whole=method.whole,
+        whole=method.wants_whole(name),
         device=device,
         extras=[None if one is None else ArraySource(one) for one in extras or [None] * count],
         block_elements=block_elements,
@@ -149,7 +156,7 @@ def load_method(name: str) -> Method:
     function = registry.load("merge-method", name)
     facts = vars(sys.modules[function.__module__])
     statistics = facts.get("statistics")
-    listed = [*(registry.schema(statistics) if statistics else []), *registry.schema(function)]
+    listed = [*registry.schema(function), *(registry.schema(statistics) if statistics else [])]
     parameters = [_parameter(name, one) for one in listed if one.name not in INJECTED]
     return Method(
         name=name,

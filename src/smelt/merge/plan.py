@@ -15,7 +15,7 @@ from smelt.merge.chat_template import template_text
 from smelt.merge.method import Method, load_method
 from smelt.merge.model import Model
 from smelt.merge.parts import Module, Part, modules_of
-from smelt.merge.recipe import MergeRecipe, check_whole
+from smelt.merge.recipe import MergeRecipe, check_whole, model_name
 from smelt.merge.rows import RowMap, embedding_rows, vocabulary_tensors
 from smelt.merge.tensors import MERGED, Planner, TensorPlan, View, try_values
 from smelt.merge.vocabulary import Member, Vocabulary
@@ -187,7 +187,9 @@ def _vocabulary(
             by_token |= {name for name, own in views[name].items() if own in found}
     section = recipe.vocabulary
     assert section is not None
-    built = vocabulary.build(members, section, base=recipe.base_model, where=where)
+    built = vocabulary.build(
+        members, section, base=recipe.base_model, where=where, name_of=model_name
+    )
     return built, frozenset(by_token)
 
 

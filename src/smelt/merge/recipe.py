@@ -15,7 +15,7 @@ from smelt.merge.parameters import check_setting
 from smelt.merge.tokenizer_recipe import TokenizerEntry
 
 
-def _model_name(value: Any) -> str:
+def model_name(value: Any) -> str:
     """A model as text, whichever of its forms it was written in; nothing is looked up yet."""
     try:
         return str(parse_model_reference(value))
@@ -30,7 +30,7 @@ def _layers(value: Any) -> Any:
     return value
 
 
-ModelName = Annotated[str, BeforeValidator(_model_name)]
+ModelName = Annotated[str, BeforeValidator(model_name)]
 Setting = Annotated[Any, AfterValidator(check_setting)]
 LayerRange = Annotated[Any, AfterValidator(_layers)]
 Dtype = Literal["float64", "float32", "float16", "bfloat16"]
@@ -130,9 +130,8 @@ class MergeRecipe(Recipe):
         listed += [entry.model for entry in self.entries()]
         groups: list[MergeRecipe | ModuleEntry] = [self, *(self.modules or {}).values()]
         listed += [p.base_model for g in groups for p in g.slices or [] if p.base_model]
-        source = self.vocabulary.source if self.vocabulary is not None else "base"
-        if source not in ("base", "union"):
-            listed.append(str(source))
+        named = self.vocabulary.named_models() if self.vocabulary is not None else []
+        listed += [model_name(one) for one in named if one not in ("base", "union")]
         return list(dict.fromkeys(listed))
 
 

@@ -99,6 +99,8 @@ def _cards(
     record: dict[str, Any], measures: list[Measure], groups: list[list[str]]
 ) -> list[dict[str, Any]]:
     """One card for each model or pair: numbers by depth, heat maps and numbers by layer."""
+    if record["total"] is None:
+        return []
     scales = {one.key: scale_of(one, record["layers"]) for one in measures}
 
     def cell(one: dict[str, Any], measure: Measure, place: int) -> dict[str, str]:

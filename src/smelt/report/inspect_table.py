@@ -38,7 +38,9 @@ def print_record(record: dict[str, Any], console: "Console", *, layers: bool = F
 
 
 def _print_models(record: dict[str, Any], console: "Console") -> None:
-    table = _table(["model", "kind", "layers", "parameters", "types", "tokens", "head"])
+    table = _table(
+        ["model", "kind", "layers", "parameters", "types", "tokens", "head"], whole=False
+    )
     for name, facts in record["facts"].items():
         shown = f"{name} (base)" if name == record["base"] else name
         table.add_row(
@@ -88,13 +90,18 @@ def _print_meanings(measures: list[inspected.Measure], console: "Console") -> No
     console.print()
 
 
-def _table(heads: list[str]) -> "Table":
+def _table(heads: list[str], *, whole: bool = True) -> "Table":
+    """A plain table; whole: cells on one line each, else folded where the terminal is narrow."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     for place, head in enumerate(heads):
         table.add_column(
-            head, justify="right" if place else "left", no_wrap=True, vertical="bottom"
+            head,
+            justify="right" if place else "left",
+            vertical="bottom",
+            no_wrap=whole,
+            overflow="ellipsis" if whole else "fold",
         )
     return table

@@ -1,5 +1,6 @@
 """Show one plug-in: what it is, its parameters with defaults and ranges, or recipe keys."""
 
+import re
 import types
 import typing
 from typing import Annotated, Any
@@ -20,7 +21,10 @@ def show(kind: Kind, name: Name) -> None:
         print()
         print(registry.path_of(kind, name).read_text(encoding="utf-8"), end="")
         return
-    rows = recipe_rows(name) if kind == "verb" else _schema_rows(kind, name)
+    if kind == "verb":
+        rows = recipe_rows(name)
+    else:
+        rows = _method_rows(name) if kind == "merge-method" else _schema_rows(kind, name)
     if rows:
         width = max(len(row[0]) for row in rows)
         print()
@@ -33,6 +37,29 @@ def _schema_rows(kind: str, name: str) -> list[tuple[str, str]]:
     if not callable(plugin):
         return []
     return [(item.name.rstrip("_"), _describe(item)) for item in registry.schema(plugin)]
+
+
+def _method_rows(name: str) -> list[tuple[str, str]]:
+    """What a merge takes: models and base, then the keys of `parameters`, those of the statistics
+    pass too."""
+    from smelt.merge import table
+    from smelt.merge.method import load_method
+
+    method = load_method(name)
+    rows = [("models:", table.models_of(method)), ("base_model:", table.base_of(method))]
+    meanings = table.meanings(name)
+    for key, parameter in method.parameters.items():
+        shown = "" if parameter.default is None else f", default {str(parameter.default).lower()}"
+        if parameter.span is None:
+            text = " | ".join(parameter.choices) + shown
+        elif parameter.span.boolean:
+            text = f"true or false{shown}"
+        else:
+            text = str(parameter.span)
+            if parameter.default is not None:
+                text = re.sub(r", (default [^,]*|must be set)", shown, text)
+        rows.append((key, f"{text}. {meanings.get(key, '')}".strip()))
+    return rows
 
 
 def _describe(item: registry.Parameter) -> str:

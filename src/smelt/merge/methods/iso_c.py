@@ -6,7 +6,7 @@ and tensors that are no matrices (also stacks of MoE experts) get the mean task 
 published ports to language models. Directions that are rounding noise (possible when the sum has
 no full rank: LoRA) are left out of U V^T, while the mean is over all min(rows, columns) values.
 
-Memory: the tensor in all models, four float64 copies of it and two of its smaller Gram matrix.
+Memory of each thread: the tensor in all models and 4.5 float64 copies of it.
 When: many experts of one small base, as with vision encoders; with language models, measure first.
 Evidence: for: best of its time in its paper (CLIP, 8 to 20 tasks). Against: usually no gain over
 the base for language models (arXiv:2511.21437).

@@ -9,8 +9,8 @@ get the weighted mean, as do tensors without a Gram matrix in every file (norms,
 embeddings). `weight` (0 or more) is 1/N; the paper has none. The base is not used. Weights stored
 as inputs x outputs (Conv1D of GPT-2) are not supported.
 
-Memory: the tensor and its Gram matrices of all models, four float64 copies of the tensor and four
-of inputs x inputs.
+Memory of each thread: the tensor and its Gram matrices in all models, 4.5 float64 copies of the
+tensor and 2.5 of a Gram matrix.
 When: some hundred unlabelled examples per expert: `smelt statistics --kind gram` for each expert.
 Evidence: for: its paper, above simple and Fisher averaging on GLUE tasks; one of the eight methods
 of MergeBench (arXiv:2505.10833). Against: a forward pass per expert, a file of inputs^2 per layer,
@@ -62,10 +62,13 @@ def regmean(
         mean = sum(share * ops.wide(one) for share, one in zip(shares, experts, strict=True))
         total, pull = 0.0, 0.0
         for share, expert, gram in zip(shares, experts, extra, strict=True):
-            shrunk = (share * off_diagonal) * ops.wide(gram)
-            shrunk += xp.diag((share * (1 - off_diagonal)) * ops.wide(xp.diagonal(gram)))
-            total = total + shrunk
+            shrunk = ops.wide(gram) * share
+            diagonal = shrunk.reshape(-1)[:: inputs + 1]
+            kept = diagonal * 1.0
+            shrunk *= off_diagonal
+            diagonal[:] = kept
             pull = pull + (ops.wide(expert) - mean) @ shrunk
+            total = total + shrunk
         # Statistics are rounded to float32: below that an eigenvalue is none.
         rounding = 2.0**-52 if experts.dtype == xp.float64 else 2.0**-23
         definite = off_diagonal <= _DEFINITE
