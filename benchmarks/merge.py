@@ -290,7 +290,8 @@ def page(bench: Bench, names: list[str]) -> str:
         "what every merge but the first costs: kernels are compiled, and the sha256 of the inputs, "
         "which the record of a result carries, is noted in the user's cache. What a first merge "
         "pays on top is in the second table, and so is the smoke test, which mergekit lacks and "
-        "which is off in the first."
+        "which is off in the first. Load of the machine at the start: "
+        f"{os.getloadavg()[0]:.1f}."
     )
     command = "python benchmarks/merge.py --mergekit PYTHON --write"
     parts = ["## Merging", f"`{command}`", about]

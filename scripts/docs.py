@@ -117,9 +117,15 @@ def plug_ins(page: Path, kind: str) -> str:
 
 
 def keys(page: Path, verb: str) -> str:
-    """The recipe keys of a verb."""
-    rows = [[f"`{key}`", *_parts(text)] for key, text in show.recipe_rows(verb)]
-    assert rows, f"{verb} has no recipe"
+    """The recipe keys of a verb, each where it first stands."""
+    found = dict(show.recipe_rows(verb))
+    assert found, f"{verb} has no recipe"
+    rows = [
+        [f"`{key}`", *_parts(text)]
+        for key, text in found.items()
+        # What means the same one level up (slices inside modules) stands there.
+        if found.get(key.partition(".")[2]) != text
+    ]
     return _table(["key", "type and default", "meaning"], rows)
 
 
@@ -140,11 +146,12 @@ def options(page: Path, verb: str) -> str:
         if isinstance(info, OptionInfo):
             # In Annotated the first name of an option is its `default`.
             flag = ", ".join([str(info.default), *(info.param_decls or ())])
-            shown = flag if kind is bool else f"{flag} {info.metavar or _kind(kind)}"
+            switch = kind is bool or bool in typing.get_args(kind)
+            shown = flag if switch else f"{flag} {info.metavar or _kind(kind)}"
         text = str(info.help or "")
         if parameter.default is inspect.Parameter.empty:
             text += " Required."
-        elif parameter.default not in (None, False):
+        elif parameter.default is not None and parameter.default is not False:
             text += f" Default: {parameter.default}."
         rows.append([f"`{shown}`", text])
     return _table(["argument", "meaning"], rows)

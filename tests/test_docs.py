@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -22,7 +23,7 @@ from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.core.run import read_record
 from smelt.data.document import make, write_jsonl
-from smelt.merge.method import load_method
+from smelt.merge.method import load_method, merge_arrays
 from smelt.verbs.check import verb_of_recipe
 from tests.pico import TEXTS, pico_llama
 
@@ -108,7 +109,8 @@ def test_commands_are_valid(page: Path) -> None:
         assert words[0] in registry.names("verb"), f"{page.name}: smelt {' '.join(words)}"
         if "--help" in words or len(words) == 1:
             continue
-        command = typer.main.get_command(cli.app_for(words[:1])).commands[words[0]]
+        group: Any = typer.main.get_command(cli.app_for(words[:1]))
+        command = group.commands[words[0]]
         command.make_context(words[0], words[1:])
         if words[0] in ("ls", "show") and not any(word.isupper() for word in words):
             assert CliRunner().invoke(cli.app_for(words), words).exit_code == 0, words
@@ -134,6 +136,15 @@ def test_a_wrong_recipe_is_found(tmp_path: Path) -> None:
     page.write_text("```yaml\npivot: a\nsources: {b: c}\nphasez: []\n```\n")
     with pytest.raises(UserError, match="phases"):
         test_recipes_are_valid(page)
+
+
+@each_page
+def test_named_tests_exist(page: Path) -> None:
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+        assert (ROOT / path).is_file(), f"{page.name}: {path}"
+        if name:
+            defined = re.findall(r"^def (\w+)", (ROOT / path).read_text(), re.MULTILINE)
+            assert name in defined, f"{page.name}: {path}::{name}"
 
 
 def test_every_verb_has_a_page_with_its_arguments_and_keys() -> None:
@@ -174,11 +185,11 @@ def test_every_plug_in_and_every_page_is_listed() -> None:
 
 
 @pytest.fixture
-def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Page -> `module:object` of its first Python block that is a whole plug-in."""
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Page (and number of the block) -> `module:object` of its Python block, a whole plug-in."""
 
-    def write(page: str) -> str:
-        (body, *_) = _fences(ROOT / page, "python")
+    def write(page: str, number: int = 0) -> str:
+        body = _fences(ROOT / page, "python")[number]
         name = re.findall(r"^def (\w+)|^(\w+) = Benchmark\(", body, re.MULTILINE)[-1]
         module = "docs_" + "".join(name)
         (tmp_path / f"{module}.py").write_text(body)
@@ -189,24 +200,119 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return write
 
 
-@pytest.mark.parametrize("page", ["docs/add-a-merge-method.md", "README.md"])
-def test_example_merge_method(page: str, example: Any, tmp_path: Path) -> None:
-    """Merges folders through the verb, and obeys its formula."""
+def _merged(folder: Path, recipe: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Three pico models merged through the verb: all tensors, in float64."""
     from smelt.checkpoint.reader import Checkpoint
     from smelt.verbs import merge
 
-    name = example(page)
-    folders = [str(pico_llama(tmp_path / str(seed), seed=seed)) for seed in range(3)]
-    recipe = {"merge_method": name, "base_model": folders[0], "parameters": {"lambda": 0.5}}
-    recipe["models"] = [{"model": folder} for folder in folders[1:]]
-    merge.execute(recipe, tmp_path / "out", where="docs")
-    tensor = "model.layers.0.mlp.up_proj.weight"
-    base, one, two = (Checkpoint.open(f).read(tensor).double() for f in folders)
+    names = [str(folder / name) for name in ("base", "one", "two")]
+    for number, name in enumerate(names):
+        if not Path(name).exists():
+            pico_llama(Path(name), seed=number, layers=1)
+    models = [{"model": name} for name in names[1:]]
+    data = {"base_model": names[0], "models": models} | recipe
+    out = folder / f"out{len(list(folder.iterdir()))}"
+    merge.execute(data, out, where="docs", seed=seed, smoke=False)
+    opened = Checkpoint.open(out)
+    return {name: opened.read(name).double() for name in opened.names()}
+
+
+def _three(folder: Path, tensor: str) -> list[torch.Tensor]:
+    from smelt.checkpoint.reader import Checkpoint
+
+    return [Checkpoint.open(folder / f).read(tensor).double() for f in ("base", "one", "two")]
+
+
+UP, EMBEDDING = "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"
+
+
+def test_readme_merge_method(example: Any, tmp_path: Path) -> None:
+    """Merges folders through the verb, and obeys its formula."""
+    name = example("README.md")
+    found = _merged(tmp_path, {"merge_method": name, "parameters": {"lambda": 0.5}})[UP]
+    base, one, two = _three(tmp_path, UP)
     a, b = one - base, two - base
-    expected = base + 0.5 * torch.where(a.abs() >= b.abs(), a, b)
-    found = Checkpoint.open(tmp_path / "out").read(tensor).double()
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
-    assert load_method(name).needs_base
+    agreed = (a.sign() * b.sign()) > 0
+    assert 0.2 < agreed.double().mean() < 0.8
+    torch.testing.assert_close(found, base + 0.25 * (a + b) * agreed, rtol=0, atol=1e-7)
+    assert load_method(name).needs_base is True
+
+
+def test_example_merge_method(example: Any, tmp_path: Path) -> None:
+    """Statistics, name, choices, random and a base that is optional, all by formulas."""
+    name = example("docs/add-a-merge-method.md")
+    method = load_method(name)
+    assert list(method.parameters) == ["weight", "density", "lambda", "target"]
+    assert (method.needs_base, method.random, method.extra) == ("optional", True, None)
+    weights = [{"filter": "mlp", "value": 0.5}, {"value": 0.25}]
+    recipe = {"merge_method": name, "parameters": {"weight": weights, "lambda": 0.5}}
+    found = _merged(tmp_path, recipe)
+    base, one, two = _three(tmp_path, UP)
+    a, b = one - base, two - base
+    mean = (a.norm() + b.norm()) / 2
+    expected = base + 0.25 * mean * (a / a.norm() + b / b.norm())
+    torch.testing.assert_close(found[UP], expected, rtol=0, atol=1e-6)
+    base, one, two = _three(tmp_path, EMBEDDING)
+    expected = base + 0.125 * (one - base + two - base)
+    torch.testing.assert_close(found[EMBEDDING], expected, rtol=0, atol=1e-6)
+
+    recipe["parameters"] |= {"target": "largest", "lambda": 1.0}
+    base, one, two = _three(tmp_path, UP)
+    alone = _merged(tmp_path, recipe | {"base_model": None})[UP]
+    expected = 0.5 * max(one.norm(), two.norm()) * (one / one.norm() + two / two.norm())
+    torch.testing.assert_close(alone, expected, rtol=0, atol=1e-6)
+
+    recipe = {
+        "merge_method": name,
+        "parameters": {"weight": [{"filter": "mlp", "value": 1}, {"value": 0}]},
+    }
+    recipe["parameters"]["density"] = 0.25
+    recipe["models"] = [{"model": str(tmp_path / "one")}]
+    drawn, again, other = (_merged(tmp_path, recipe, seed)[UP] for seed in (1, 1, 2))
+    kept = drawn != base
+    assert abs(kept.double().mean() - 0.25) < 4 * (0.25 * 0.75 / kept.numel()) ** 0.5
+    torch.testing.assert_close(drawn[kept], (base + 4 * (one - base))[kept], rtol=0, atol=1e-6)
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, other)
+    with pytest.raises(UserError, match=r"target: found 'larges'.*'largest'"):
+        _merged(tmp_path, {"merge_method": name, "parameters": {"target": "larges"}})
+
+
+def test_example_merge_method_of_whole_tensors(example: Any) -> None:
+    """It is RegMean with nothing off the diagonal, and the weighted mean without statistics."""
+    method = load_method(example("docs/add-a-merge-method.md", 1))
+    assert (method.whole, method.extra, method.needs_base) == (True, "gram", False)
+    random = np.random.default_rng(0)
+    experts = [random.normal(size=(6, 5)) for _ in range(3)]
+    inputs = [random.normal(size=(40, 5)) for _ in experts]
+    grams = [one.T @ one / 40 for one in inputs]
+    values = {"weight": [0.5, 0.25, 1.0]}
+    found = merge_arrays(method, None, experts, values, extras=grams)
+    regmean = load_method("regmean")
+    same = merge_arrays(regmean, None, experts, values | {"off_diagonal": 0.0}, extras=grams)
+    np.testing.assert_allclose(found, same, rtol=1e-9)
+    plain = merge_arrays(method, None, experts, values)
+    np.testing.assert_allclose(plain, np.average(experts, axis=0, weights=values["weight"]))
+
+
+@pytest.mark.parametrize(
+    ("page", "number"),
+    [("README.md", 0), ("docs/add-a-merge-method.md", 0), ("docs/add-a-merge-method.md", 1)],
+)
+def test_example_merge_methods_give_the_same_with_torch(
+    page: str, number: int, example: Any
+) -> None:
+    method = load_method(example(page, number))
+    random = np.random.default_rng(1)
+    base = random.normal(size=(9, 7)).astype(np.float32)
+    experts = [base + random.normal(size=(9, 7)).astype(np.float32) for _ in range(3)]
+    grams = [np.eye(7, dtype=np.float32) * place for place in (1, 2, 3)] if method.extra else []
+    values = {"density": 0.5} if "density" in method.parameters else {}
+    one, other = (
+        merge_arrays(method, base, experts, values, extras=grams, device=device, block_elements=21)
+        for device in ("cpu", "torch")
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_example_filter(example: Any) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen2_5_VLConfig
 
 from smelt.checkpoint.tokenizer import open_tokenizer
 from tests.adapters import write_adapter
@@ -17,7 +18,11 @@ from tests.weights import write_checkpoint
 HIDDEN, LAYERS, WIDE, HEADS = 64, 4, 176, 4
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 NAMES = ["base", "e1", "e2", "e3"]
-ADDED = {"base": [], "e1": ["<|im_start|>", "<|im_end|>"], "e2": ["<|im_end|>", "<tool>"]}
+ADDED: dict[str, list[str]] = {
+    "base": [],
+    "e1": ["<|im_start|>", "<|im_end|>"],
+    "e2": ["<|im_end|>", "<tool>"],
+}
 CHAT = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
 
@@ -57,7 +62,7 @@ def weights(
 
 def model(
     folder: Path, number: int, *, dtype: str = "f32", tied: bool = False, shards: bool = False,
-    added: list[str] = [], template: str | None = None,
+    added: Sequence[str] = (), template: str | None = None,
 ) -> None:  # fmt: skip
     """One checkpoint folder with tokenizer; `added` tokens have rows of their own."""
     pico_tokenizer(folder)
@@ -101,6 +106,44 @@ def adapter(folder: Path, base: Path) -> None:
     write_adapter(folder, tensors, **settings)
 
 
+def vision_shapes() -> dict[str, tuple[int, ...]]:
+    """A Qwen2.5-VL of the older names: language model, two vision blocks, merger."""
+    found = shapes(320, tied=False)
+    for layer in range(LAYERS):
+        for part, size in (("q", HIDDEN), ("k", HIDDEN // 2), ("v", HIDDEN // 2)):
+            found[f"model.layers.{layer}.self_attn.{part}_proj.bias"] = (size,)
+    found["visual.patch_embed.proj.weight"] = (32, 3, 2, 4, 4)
+    for block in range(2):
+        stem = f"visual.blocks.{block}"
+        sizes = {"attn.proj": (32, 32), "attn.qkv": (96, 32), "mlp.down_proj": (32, 48),
+                 "mlp.gate_proj": (48, 32), "mlp.up_proj": (48, 32)}  # fmt: skip
+        for part, shape in sizes.items():
+            found |= {f"{stem}.{part}.weight": shape, f"{stem}.{part}.bias": shape[:1]}
+        found |= {f"{stem}.norm1.weight": (32,), f"{stem}.norm2.weight": (32,)}
+    found["visual.merger.ln_q.weight"] = (32,)
+    for part, shape in {"0": (128, 128), "2": (HIDDEN, 128)}.items():
+        stem = f"visual.merger.mlp.{part}"
+        found |= {f"{stem}.weight": shape, f"{stem}.bias": shape[:1]}
+    return found
+
+
+def vision_model(folder: Path, number: int) -> None:
+    """A tiny vision-language model; its tensors need not run, only merge."""
+    pico_tokenizer(folder)
+    text = {
+        "hidden_size": HIDDEN, "intermediate_size": WIDE, "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS, "num_key_value_heads": HEADS // 2, "vocab_size": 320,
+    }  # fmt: skip
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+              "patch_size": 4, "out_hidden_size": HIDDEN}  # fmt: skip
+    config = Qwen2_5_VLConfig(
+        text_config=text, vision_config=vision, tie_word_embeddings=False, dtype=torch.float32,
+        architectures=["Qwen2_5_VLForConditionalGeneration"],
+    )  # fmt: skip
+    config.save_pretrained(folder)
+    write_checkpoint(folder, weights(number, vision_shapes(), torch.float32))
+
+
 VARIANTS = {
     f"{dtype}-{'tied' if tied else 'untied'}-{'shards' if shards else 'one'}": (dtype, tied, shards)
     for dtype in DTYPES for tied in (False, True) for shards in (False, True)
@@ -117,4 +160,6 @@ def make_all(home: Path) -> None:
         model(home / "chat" / name, number, template=CHAT if number else None)
     for name in ("tied", "untied"):
         shutil.copytree(home / f"f32-{name}-one" / "base", home / "mixed" / name)
+    for number, name in enumerate(NAMES[:3]):
+        vision_model(home / "vision" / name, number)
     adapter(home / "lora", home / "f32-untied-one" / "base")

@@ -23,7 +23,7 @@ Draw = Callable[[Any], Any]
 SHAPES = [(1,), (2,), (9,), (64,), (1, 1), (1, 7), (6, 1), (5, 8), (31, 33), (2, 3, 4), (3, 1, 5)]
 GRID = st.integers(-12, 12).map(lambda x: x / 8)  # weights whose products with deltas are exact
 POSITIVE = st.integers(1, 12).map(lambda x: x / 8)
-SHARES = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.1]), st.floats(0, 1))
+SHARES = st.one_of(st.sampled_from([0.0, 1.0, 0.5, 0.1]), st.floats(0.01, 1))
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def _exact(case: Case) -> float:
     return 1e-12 if case.base.dtype == np.float64 else 1e-5
 
 
-def _spherical(case: Case) -> float:
-    return 1e-8 if case.base.dtype == np.float64 else 1e-3
+def _spherical(case: Case) -> tuple[float, float]:
+    """For angles: the part of a task vector, and how many roundings of the result."""
+    return (1e-8, 64.0) if case.base.dtype == np.float64 else (1e-3, 2.0)
 
 
 def _merge(name: str, case: Case, values: dict[str, Any], *, base: bool = True) -> Array:
@@ -151,7 +152,7 @@ def test_passthrough(case: Case, scale: float) -> None:
 @given(cases(2, 2), st.floats(0, 1))
 def test_slerp(case: Case, t: float) -> None:
     expected = oracles.slerp(None, case.experts, t=t)
-    _agrees(_merge("slerp", case, {"t": t}), expected, case, _spherical(case))
+    _agrees(_merge("slerp", case, {"t": t}), expected, case, *_spherical(case))
 
 
 def test_slerp_at_right_angles_beyond_and_of_zeros() -> None:
@@ -279,10 +280,12 @@ def _magnified(masks: list[Array], values: dict[str, Any], case: Case) -> float:
 @given(cases(), SHARES, st.sampled_from(["paper", "mergekit", "fuseai"]))
 def test_sce(case: Case, density: float, rule: str) -> None:
     assume(case.kind != "subnormal")  # their squares are 0
-    # Variances are rounded to the type of the inputs before they are ranked.
+    # Variances that are equal but for rounding: float64 may part them, float32 rarely does.
     ordered = np.sort(np.var(np.stack(case.deltas), axis=0).ravel())
-    gaps = np.diff(ordered)
-    assume(not 0 < density < 1 or not ((gaps > 0) & (gaps <= 1e-6 * ordered[1:])).any())
+    near = (np.diff(ordered) <= 1e-6 * ordered[1:]) & (ordered[1:] > 0)
+    if case.base.dtype == np.float32:
+        near &= np.diff(ordered) > 0
+    assume(not 0 < density < 1 or not near.any())
     values = {"density": density, "rule": rule}
     expected = oracles.sce(case.base, case.experts, **values)
     _agrees(_merge("sce", case, values), expected, case, 4 * _exact(case))
@@ -300,7 +303,7 @@ def test_nuslerp(case: Case, vectors: str, based: bool, data: Any) -> None:
     assume(_cosines(one, other, axes[vectors] if one.ndim > 1 else None).min() > -1 + 1e-9)
     expected = oracles.nuslerp(case.base if based else None, case.experts, **values)
     found = _merge("nuslerp", case, values, base=based)
-    _agrees(found, expected, case, _spherical(case))
+    _agrees(found, expected, case, *_spherical(case))
 
 
 @Check
@@ -316,7 +319,7 @@ def test_multislerp(case: Case, based: bool, normalize_weights: bool, data: Any)
     assume(len(points) == 1 or length > 1e-3 or not any(one.any() for one in points))
     expected = oracles.multislerp(case.base if based else None, case.experts, **values)
     found = _merge("multislerp", case, values, base=based)
-    _agrees(found, expected, case, _spherical(case))
+    _agrees(found, expected, case, *_spherical(case))
 
 
 @Check
@@ -327,7 +330,7 @@ def test_karcher(case: Case, max_iter: int) -> None:
     assume(all(_cosines(a, b) > -1 + 1e-6 for a in experts for b in experts))
     expected = oracles.karcher(None, case.experts, max_iter=max_iter)
     found = _merge("karcher", case, {"max_iter": float(max_iter)})
-    _agrees(found, expected, case, _spherical(case))
+    _agrees(found, expected, case, *_spherical(case))
 
 
 @Check
@@ -338,7 +341,7 @@ def test_model_stock(case: Case, filter_wise: bool, rule: str) -> None:
     expected = oracles.model_stock(case.base, case.experts, **values)
     # Near 1 + (n - 1) c = 0 the formula has a pole.
     assume(float(np.abs(expected - case.base).max(initial=0)) < 0.1)
-    _agrees(_merge("model_stock", case, values), expected, case, _spherical(case))
+    _agrees(_merge("model_stock", case, values), expected, case, *_spherical(case))
 
 
 @Check

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.merge.conftest import finetune, load, rewrite
 BOTH = [{"model": "math"}, {"model": "code"}]
 
 
-def _plan(max_shard_bytes: int = 10**9, **keys: Any) -> MergePlan:
+def _plan(max_shard_bytes: int = 10**9, /, **keys: Any) -> MergePlan:
     return plan(parse_recipe(keys, "r"), "r", max_shard_bytes=max_shard_bytes)
 
 
@@ -62,7 +63,7 @@ def test_the_number_of_threads_is_what_was_asked_for(
 
     started: list[int] = []
 
-    class Pool(apply.ThreadPoolExecutor):
+    class Pool(ThreadPoolExecutor):
         def __init__(self, max_workers: int, prefix: str) -> None:
             started.append(max_workers)
             super().__init__(max_workers, prefix)
@@ -76,7 +77,9 @@ def test_the_number_of_threads_is_what_was_asked_for(
     assert num_threads() == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize("section", [{}, {"tokenizer_source": "base"}, {"tokenizer_source": "union"}])
+@pytest.mark.parametrize(
+    "section", [{}, {"tokenizer_source": "base"}, {"tokenizer_source": "union"}]
+)
 def test_generation_config_stays_with_and_without_a_tokenizer_section(
     models: Path, section: dict[str, str]
 ) -> None:
@@ -147,7 +150,9 @@ def test_a_folder_that_changed_is_read_anew(models: Path) -> None:
     # Also where a result takes the place of an input, and when the old one was only written over.
     shutil.rmtree(models / "math")
     shutil.copytree(models / "one", models / "math")
-    assert torch.equal(_merged(models / "three", **keys)["model.norm.weight"], before["model.norm.weight"])
+    assert torch.equal(
+        _merged(models / "three", **keys)["model.norm.weight"], before["model.norm.weight"]
+    )
     data = bytearray((models / "math" / SINGLE).read_bytes())
     data[-4:] = np.float32(0.5).tobytes()
     (models / "math" / SINGLE).write_bytes(data)

@@ -9,6 +9,7 @@ listed in parity_cases.DIFFERENCES and nowhere else.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,8 +37,10 @@ from tests.merge.parity_cases import (
     absolute,
     cases,
     of_method,
+    source,
+    stack,
 )
-from tests.merge.parity_models import make_all
+from tests.merge.parity_models import LAYERS, make_all
 
 PYTHON = os.environ.get("SMELT_MERGEKIT_PYTHON")
 pytestmark = pytest.mark.skipif(
@@ -45,13 +48,27 @@ pytestmark = pytest.mark.skipif(
 )
 CASES = cases()
 COMMAND_LINE = ["linear-float32-bf16-tied-one", "ties-float32-f32-untied-shards", "union-padded"]
+TOWER = CASES["vision"].recipe["modules"]["text_decoder"]
 # Recipes that the two read differently on purpose (DIFFERENCES), for mergekit alone.
 APART = {
     "linear-with-base": Case(
         of_method("linear", HOME, "float32").recipe
         | {"base_model": "base", "parameters": {"weight": 0.4}}
     ),
-    "karcher-with-base": Case(of_method("karcher", HOME, "float32").recipe | {"base_model": "base"}),
+    "karcher-with-base": Case(
+        of_method("karcher", HOME, "float32").recipe | {"base_model": "base"}
+    ),
+    "decoder": Case(CASES["vision"].recipe | {"modules": {"text_decoder": TOWER}}, "vision"),
+    "stacked-union": Case(
+        stack(
+            "passthrough",
+            {"sources": [source("base", 0, 3)]},
+            {"sources": [source("e1", 1, LAYERS)]},
+            base_model="base",
+            tokenizer_source="union",
+        ),
+        "tokens",
+    ),
     "tied-and-untied": Case(
         {
             "merge_method": "task_arithmetic",
@@ -61,9 +78,13 @@ APART = {
         },
         "mixed",
     ),
-}  # fmt: skip
+}
+ROUNDED = {name: f"{name}-bfloat16" for name in METHODS if name not in RANDOM}
+CHANCE = [name for name in CASES if name.partition("-")[0] in RANDOM]
+SAME = [name for name in CASES if name not in [*CHANCE, *ROUNDED.values()]]
 EPSILON = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11,
            torch.bfloat16: 2.0**-8}  # fmt: skip
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 Array = NDArray[np.float64]
 
 
@@ -82,7 +103,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runner = str(Path(__file__).with_name("mergekit_runs.py"))
     done = subprocess.run(
         [str(PYTHON), runner, str(home / "jobs.json")],
-        capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, env=os.environ | OFFLINE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return home
@@ -122,49 +143,81 @@ def same_form(ours: Path, theirs: Path) -> None:
         assert mine[name].shape == other[name].shape, name
         assert mine[name].dtype == other[name].dtype, name
     assert config_of(ours) == config_of(theirs)
-    first, second = (Tokenizer.from_file(str(one / "tokenizer.json")) for one in (ours, theirs))
-    assert first.get_vocab() == second.get_vocab()
+    first, second = vocabulary(ours), vocabulary(theirs)
+    assert first.keys() == second.keys()
+    assert sorted(first.values()) == sorted(second.values())
     text = "Rows <|im_start|> and <|im_end|> <tool>, 12."
-    assert first.encode(text).ids == second.encode(text).ids
-    templates = [AutoTokenizer.from_pretrained(one).chat_template for one in (ours, theirs)]
-    assert templates[0] == templates[1]
+    pieces = [
+        Tokenizer.from_file(str(one / "tokenizer.json")).encode(text).tokens
+        for one in (ours, theirs)
+    ]
+    assert pieces[0] == pieces[1]
+    assert rendered(ours) == rendered(theirs)
+
+
+def vocabulary(folder: Path) -> dict[str, int]:
+    return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+
+
+def rendered(folder: Path) -> list[str]:
+    """What the chat template makes of a talk, empty without a template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    roles = ["system", "user", "assistant", "user"]
+    talk = [{"role": role, "content": f" Text {n}.\n"} for n, role in enumerate(roles)]
+    if tokenizer.chat_template is None:
+        return []
+    return [
+        tokenizer.apply_chat_template(some, tokenize=False, add_generation_prompt=more)
+        for some in (talk, talk[1:2])
+        for more in (False, True)
+    ]
 
 
 def config_of(folder: Path) -> dict[str, Any]:
     data = AutoConfig.from_pretrained(folder).to_dict()
-    return {key: one for key, one in data.items() if key != "transformers_version"}
+    return {key: data[key] for key in data.keys() - {"transformers_version", "_name_or_path"}}
 
 
-def undecided(case: Case, base: Array, found: list[Array]) -> NDArray[np.bool_]:
+def layer_of(name: str) -> int:
+    """The layer's number, 0 outside the layers."""
+    found = re.search(r"layers\.(\d+)\.", name)
+    return int(found[1]) if found else 0
+
+
+def selected(deltas: Array, share: float, slack: float = 1e-12) -> Array:
+    """Task vectors where they vary most, by the rule of mergekit; zero elsewhere."""
+    variance = np.var(deltas, axis=0)
+    count = int(share * np.count_nonzero(variance))
+    low = np.sort(variance.ravel())[::-1][count - 1] if count else np.inf
+    return np.where(variance >= low * (1 - slack), deltas, 0.0)
+
+
+def undecided(case: Case, name: str, base: Array, found: list[Array]) -> NDArray[np.bool_]:
     """Elements that rounding or an arbitrary choice decides: DIFFERENCES, equal magnitudes."""
     entries = [one for one in case.recipe["models"] if one["model"] != "base"]
     result = np.zeros(base.shape, dtype=bool)
     deltas = [one - base for one in found]
     kept = []
     for delta, entry in zip(deltas, entries, strict=True):
-        own = entry.get("parameters", {})
-        density, size, places = own.get("density", 1.0), delta.size, np.sort(np.abs(delta).ravel())
-        if isinstance(density, list) or case.method == "undecided":
-            # Any threshold: only that the votes cancel can be told without the layer.
-            kept.append(delta)
-            continue
+        own, size = entry.get("parameters", {}), delta.size
+        density, places = own.get("density", 1.0), np.sort(np.abs(delta).ravel())
+        if isinstance(density, list):
+            share = layer_of(name) / (LAYERS - 1)
+            density = (1 - share) * density[0] + share * density[1]
+        low, high = -np.inf, np.inf
         if case.method == "ties":
-            count = max(1, int(density * size))
-            low, high = places[size - count], np.inf
+            low = places[size - max(1, int(density * size))]
         elif case.method.startswith("breadcrumbs"):
             target, top = int(density * size), int(own["gamma"] * size)
             bottom = max(0, size - target - top)
             low, high = places[bottom], places[bottom + target - 1]
-        else:
-            low, high = -np.inf, np.inf
         result |= (np.abs(delta) == low) | (np.abs(delta) == high)
         kept.append(np.where((np.abs(delta) >= low) & (np.abs(delta) <= high), delta, 0))
     if case.method == "sce":
-        variance = np.var(np.stack(deltas), axis=0)
-        count = int(case.recipe["parameters"]["select_topk"] * np.count_nonzero(variance))
-        low = np.sort(variance.ravel())[::-1][count - 1] if count else np.inf
-        result |= np.abs(variance - low) <= 1e-5 * low
-        kept = [np.where(variance >= low, delta, 0) for delta in deltas]
+        share = case.recipe["parameters"]["select_topk"]
+        few, many = (selected(np.stack(deltas), share, slack) for slack in (-1e-5, 1e-5))
+        result |= ((few == 0) & (many != 0)).any(axis=0)
+        kept = [*selected(np.stack(deltas), share)]
     if case.method in ("ties", "breadcrumbs_ties", "sce"):
         mass, most = np.abs(sum(kept)), sum(np.abs(one) for one in kept)
         result |= (mass <= 1e-6 * most) & (most > 0)
@@ -179,16 +232,29 @@ def sources(home: Path, case: Case, name: str) -> tuple[Array, list[Array]]:
     return read[0], read[1:]
 
 
+def by_token(rows: Array, ours: Path, theirs: Path) -> Array:
+    """Our rows in the order of their tokenizer; rows without a token stay."""
+    order, mine = np.arange(len(rows)), vocabulary(ours)
+    for token, place in vocabulary(theirs).items():
+        order[place] = mine[token]
+    return rows[order]
+
+
 def same_values(home: Path, case: Case, ours: Path, theirs: Path) -> None:
     """Every tensor to the case's tolerance, relative to how far it moved from the base, beside
     what the type of the result cannot tell apart; what is undecided is not compared."""
-    mine, other, start = tensors(ours), tensors(theirs), tensors(home / case.family / case.base)
+    mine, other, start = tensors(ours), tensors(theirs), tensors(home / case.family / "base")
+    coarse = case.method == "sce" and case.family.startswith(("f16", "bf16"))
     left_out, elements, wrong = 0, 0, {}
     for name in other:
         a, b = mine[name].double().numpy(), other[name].double().numpy()
+        if case.family == "tokens" and b.ndim == 2 and "layers" not in name:
+            a = by_token(a, ours, theirs)
         exempt = np.zeros(b.shape, dtype=bool)
         if case.method in ("ties", "breadcrumbs", "breadcrumbs_ties", "sce"):
-            exempt = undecided(case, *sources(home, case, name))
+            exempt = undecided(case, name, *sources(home, case, name))
+        if coarse:
+            b = formula("sce", *sources(home, case, name))
         left_out, elements = left_out + int(exempt.sum()), elements + exempt.size
         fits = name in start and start[name].shape == b.shape
         moved = b - start[name].double().numpy() if fits else 0.05 * b
@@ -198,13 +264,10 @@ def same_values(home: Path, case: Case, ours: Path, theirs: Path) -> None:
         if not error <= allowed:
             wrong[name] = f"error {error:.2e}, allowed {allowed:.2e}"
     assert not wrong
-    assert left_out <= 0.1 * elements
+    assert left_out <= elements / 8
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in CASES if n.partition("-")[0] not in RANDOM and not n.endswith("-bfloat16")
-             or n == "out-bfloat16"]
-)  # fmt: skip
+@pytest.mark.parametrize("name", SAME)
 def test_same_model(home: Path, tmp_path: Path, name: str) -> None:
     case = CASES[name]
     theirs = by_mergekit(home, name)
@@ -222,7 +285,7 @@ def shares(folder: Path, base: Path) -> dict[str, tuple[Array, Array]]:
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if n.partition("-")[0] in RANDOM])
+@pytest.mark.parametrize("name", CHANCE)
 def test_random_methods_agree_on_average(home: Path, tmp_path: Path, name: str) -> None:
     """Elements kept, sum of magnitudes, and projection on plain task arithmetic: the same within
     what chance allows. Both keep each of n elements with a chance of about a half."""
@@ -248,6 +311,12 @@ def test_random_methods_agree_on_average(home: Path, tmp_path: Path, name: str) 
 def formula(name: str, base: Array, found: list[Array]) -> Array:
     """The method in float64, by the oracle."""
     method = METHODS[name]
+    if name == "sce":
+        # The variance of permuted numbers differs in the last bit, but it is one variance.
+        found = [
+            base + one for one in selected(np.stack(found) - base, method.whole["select_topk"])
+        ]
+        return oracles.sce(base, found, rule="mergekit")
     each = {key: [value] * len(found) for key, value in method.each.items() if key != "scale"}
     whole = {"density" if key == "select_topk" else key: one for key, one in method.whole.items()}
     if name == "passthrough":
@@ -263,20 +332,26 @@ def steps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (first - second).abs()
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in RANDOM])
+@pytest.mark.parametrize("name", ROUNDED)
 def test_bfloat16_is_the_rounded_formula(home: Path, tmp_path: Path, name: str) -> None:
     case = CASES[f"{name}-bfloat16"]
     theirs = tensors(by_mergekit(home, f"{name}-bfloat16"))
     ours = tensors(by_smelt(home, case, tmp_path / "out"))
     equal, beside, elements, far = 0, 0, 0, {}
     for tensor, mine in ours.items():
-        exact = torch.from_numpy(formula(name, *sources(home, case, tensor))).to(torch.bfloat16)
-        apart = steps(mine, exact)
+        base, found = sources(home, case, tensor)
+        exact = formula(name, base, found)
+        rounded = torch.from_numpy(exact).to(torch.bfloat16)
+        apart = steps(mine, rounded)
         equal += int((apart == 0).sum())
-        beside += int((steps(theirs[tensor], exact) == 0).sum())
+        beside += int((steps(theirs[tensor].to(torch.bfloat16), rounded) == 0).sum())
         elements += apart.numel()
-        if int(apart.max()) > 1:
-            far[tensor] = int(apart.max())
+        # Near zero a bfloat16 is finer than the float32 of its sources can be.
+        noise = 2.0**-23 * np.max(np.abs(np.stack([base, *found])), axis=0)
+        off = (apart.numpy() > 1) & (np.abs(mine.double().numpy() - exact) > noise)
+        off &= ~undecided(case, tensor, base, found)
+        if off.any():
+            far[tensor] = int(apart.numpy()[off].max())
     print(f"{name}: equal to the rounded formula {equal / elements:.4f}, "
           f"mergekit {beside / elements:.4f}", file=sys.stderr)  # fmt: skip
     assert equal >= 0.985 * elements
@@ -288,7 +363,7 @@ def test_bfloat16_is_the_rounded_formula(home: Path, tmp_path: Path, name: str) 
 def test_both_command_lines(home: Path, tmp_path: Path, name: str) -> None:
     """The command lines make what the two libraries made."""
     case, config = CASES[name], str(home / f"{name}.yaml")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | OFFLINE
     shard = ["--out-shard-size", str(case.shard)]
     smelt = str(Path(sys.executable).with_name("smelt"))
     for command in (
@@ -299,7 +374,10 @@ def test_both_command_lines(home: Path, tmp_path: Path, name: str) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
     library = tensors(by_mergekit(home, name))
     for tensor, one in tensors(tmp_path / "a").items():
-        assert torch.equal(one, library[tensor]), tensor
+        rows = one.double().numpy()
+        if case.family == "tokens" and one.ndim == 2 and "layers" not in tensor:
+            rows = by_token(rows, tmp_path / "a", by_mergekit(home, name))
+        assert (rows == library[tensor].double().numpy()).all(), tensor
     same_form(tmp_path / "b", tmp_path / "a")
     same_values(home, case, tmp_path / "b", tmp_path / "a")
 
@@ -333,3 +411,29 @@ def test_generation_config_is_kept(home: Path, tmp_path: Path) -> None:
     ours = by_smelt(home, replace(CASES["union"], tolerance=SPHERICAL), tmp_path / "out")
     assert json.loads((ours / "generation_config.json").read_text()) == {"max_new_tokens": 17}
     assert not (by_mergekit(home, "union") / "generation_config.json").exists()
+
+
+def test_a_module_left_out_is_the_base_s(home: Path, tmp_path: Path) -> None:
+    """DIFFERENCES, modules left out."""
+    ours = tensors(by_smelt(home, APART["decoder"], tmp_path / "out"))
+    theirs, base = tensors(by_mergekit(home, "decoder")), tensors(home / "vision" / "base")
+    assert ours.keys() == base.keys()
+    assert theirs.keys() == {name for name in base if not name.startswith("visual.")}
+    for name in base:
+        if name in theirs:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=3e-7)
+        else:
+            assert torch.equal(ours[name], base[name]), name
+
+
+def test_a_token_of_no_model_of_the_tensor(home: Path, tmp_path: Path) -> None:
+    """DIFFERENCES, token that no model of a tensor has: here the embedding is the base's alone."""
+    ours = by_smelt(home, APART["stacked-union"], tmp_path / "out")
+    theirs, name = by_mergekit(home, "stacked-union"), "model.embed_tokens.weight"
+    own = vocabulary(home / "tokens" / "e1")
+    row = tensors(home / "tokens" / "e1")[name][own["<|im_end|>"]]
+    place = vocabulary(ours)["<|im_end|>"]
+    assert torch.equal(tensors(ours)[name][place], row)
+    assert not tensors(theirs)[name][vocabulary(theirs)["<|im_end|>"]].any()
+    for other in tensors(theirs).keys() - {name, "lm_head.weight"}:
+        assert torch.equal(tensors(ours)[other], tensors(theirs)[other]), other

@@ -58,3 +58,11 @@ def test_even_default() -> None:
     span = Span(0.0, 1.0, 1.0, 0.0, 1.0, per_expert=True, even=True)
     assert span.start(4) == 0.25
     assert Span(0.0, 1.0, 1.0, 0.0, 1.0).start(4) == 1.0
+
+
+def test_a_span_says_what_a_recipe_may_set() -> None:
+    span = Span(0.0, 2.0, 0.5, search_low=0.1, search_high=1.0)
+    assert str(span) == "one for the merge, 0 to 2, default 0.5, searched from 0.1 to 1"
+    without = Span(0.0, 2.0, None, search_low=0.1, search_high=1.0)
+    assert without.start(2) is None
+    assert str(without) == "one for the merge, 0 to 2, must be set, searched from 0.1 to 1"

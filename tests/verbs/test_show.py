@@ -65,7 +65,9 @@ def test_a_merge_method_shows_what_its_statistics_take_and_what_all_of_it_means(
     show("merge-method", "ties")
     out = capsys.readouterr().out
     assert "  models:      1 or more\n  base_model:  needed\n" in out
-    line = "one for each expert, 0 to 1, default 1, searched from 0.1 to 1. Share of each task vector"
+    line = (
+        "one for each expert, 0 to 1, default 1, searched from 0.1 to 1. Share of each task vector"
+    )
     assert f"  density      {line} that is kept.\n" in out
     assert "  normalize    true or false, default true." in out
     assert "  rule         mergekit | paper, default mergekit.\n" in out

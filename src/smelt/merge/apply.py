@@ -18,6 +18,7 @@ from smelt.checkpoint.writer import Entry, Writer
 from smelt.core import progress
 from smelt.core.errors import UserError
 from smelt.merge import ops
+from smelt.merge.allocator import keep_freed_memory
 from smelt.merge.blocks import Blocks
 from smelt.merge.measured import Measured
 from smelt.merge.moved import MovedSource
@@ -56,6 +57,7 @@ def merge_to_folder(
     give the same bytes for any number of threads and any size of shards. Gives, for a recipe that
     counts them, how many NaN and infinities each model held.
     """
+    keep_freed_memory()
     items = {item.entry.name: item for item in plan.tensors}
     sources = Sources(plan)
     found: Counter[str] = Counter()

@@ -216,6 +216,51 @@ def variances(vectors, out):  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def add_changes(base, experts, epsilon, boosts, out):  # type: ignore[no-untyped-def]
+    """out = base + mean of the task vectors larger than epsilon, boosted where there is one."""
+    total, count, boost = np.empty(_PIECE), np.empty(_PIECE), np.empty(_PIECE)
+    for start in range(0, out.size, _PIECE):
+        size = min(_PIECE, out.size - start)
+        origin, target = base[start : start + size], out[start : start + size]
+        total[:size] = 0.0
+        count[:size] = 0.0
+        boost[:size] = 1.0
+        for k in range(boosts.size):
+            row, mine = experts[k, start : start + size], boosts[k]
+            for i in range(size):
+                delta = np.float64(row[i] - origin[i])
+                changed = abs(delta) > epsilon
+                total[i] += delta if changed else 0.0
+                count[i] += 1.0 if changed else 0.0
+                boost[i] = mine if changed else boost[i]
+        for i in range(size):
+            factor = 1.0 / count[i] if count[i] > 1.0 else boost[i]
+            target[i] = np.float64(origin[i]) + total[i] * factor
+
+
+@_compiled
+def count_changes(base, experts, epsilon, alone, shared):  # type: ignore[no-untyped-def]
+    """Count, per expert, elements that changed by more than epsilon in it alone, and not alone."""
+    count = np.empty(_PIECE, dtype=np.int32)
+    for start in range(0, base.size, _PIECE):
+        size = min(_PIECE, base.size - start)
+        origin = base[start : start + size]
+        count[:size] = 0
+        for k in range(alone.size):
+            row = experts[k, start : start + size]
+            for i in range(size):
+                count[i] += abs(np.float64(row[i] - origin[i])) > epsilon
+        for k in range(alone.size):
+            row, single, several = experts[k, start : start + size], 0, 0
+            for i in range(size):
+                changed = abs(np.float64(row[i] - origin[i])) > epsilon
+                single += changed and count[i] == 1
+                several += changed and count[i] > 1
+            alone[k] += single
+            shared[k] += several
+
+
+@_compiled
 def philox(key, start, out):  # type: ignore[no-untyped-def]
     """Words of Philox4x32-10 (Salmon et al. 2011): word w is output w % 4 of counter w // 4.
 

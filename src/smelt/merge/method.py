@@ -73,6 +73,8 @@ class Method:
     random: bool
     aliases: dict[str, str]
     """Other recipe keys -> recipe key."""
+    no_effect: tuple[str, ...]
+    """Keys that mergekit takes for this method and that change no number, in mergekit as here."""
 
     def defaults(self, count: int) -> dict[str, Any]:
         """Keyword values for so many experts, by Python name."""
@@ -170,6 +172,7 @@ def load_method(name: str) -> Method:
         extra=facts.get("extra"),
         random=any(one.name == "random" for one in listed),
         aliases=facts.get("aliases", {}),
+        no_effect=facts.get("no_effect", ()),
     )
 
 
@@ -183,21 +186,3 @@ def _parameter(method: str, item: registry.Parameter) -> Parameter:
         expected = "a type of smelt.merge.parameters, or Literal[...]"
         raise UserError(f"merge-method '{method}'", f"{item.name} has no Span", expected)
     return Parameter(item.name, span, (), default)
-
-
-def table() -> list[dict[str, str]]:
-    """One row per method for the README: name, idea, models, base, parameters."""
-    rows = []
-    for name in registry.names("merge-method"):
-        method = load_method(name)
-        least, most = method.num_experts
-        rows.append(
-            {
-                "method": name,
-                "idea": registry.summary("merge-method", name).partition(": ")[2],
-                "experts": f"{least}" if least == most else f"{least} or more",
-                "base": "needed" if method.needs_base else "not used",
-                "parameters": ", ".join(method.parameters),
-            }
-        )
-    return rows

@@ -222,15 +222,31 @@ def add_changes(base: Array, experts: Array, epsilon: float, boosts: Sequence[fl
 
     What one expert alone changed is multiplied by its boost.
     """
-    deltas = deltas_of(base, experts)
-    changed = abs(deltas) > epsilon
+    if on_cpu(base):
+        out = np.empty(base.size, dtype=base.dtype)
+        flat = np.ascontiguousarray(base).reshape(-1)
+        compiled.add_changes(flat, _flat(experts), float(epsilon), _numbers(boosts), out)
+        return out.reshape(base.shape)
+    deltas = deltas_of(base, experts).double()
+    changed = deltas.abs() > epsilon
     count = changed.sum(0)
-    share = 1 / wide(count).clip(min=1)
-    total = wide(base) * 0
+    total = base.double() * 0
     for delta, mine, boost in zip(deltas, changed, boosts, strict=True):
-        factor = share if boost == 1 else share * (1 + (boost - 1) * wide(count == 1))
-        total += wide(delta) * (mine * factor)
-    return like(wide(base) + total, base)
+        total += delta * (mine * (1 / count.clip(min=1).double()).masked_fill(count == 1, boost))
+    return (base.double() + total).to(base.dtype)
+
+
+def count_changes(base: Array, experts: Array, epsilon: float) -> tuple[Any, Any]:
+    """Per expert, how many elements it changed by more than epsilon alone, and with others."""
+    number = experts.shape[0]
+    if on_cpu(base):
+        alone, shared = np.zeros(number, dtype=np.int64), np.zeros(number, dtype=np.int64)
+        flat = np.ascontiguousarray(base).reshape(-1)
+        compiled.count_changes(flat, _flat(experts), float(epsilon), alone, shared)
+        return alone, shared
+    changed = (deltas_of(base, experts).double().abs() > epsilon).reshape(number, -1)
+    single = changed.sum(0) == 1
+    return to_numpy((changed & single).sum(1)), to_numpy((changed & ~single).sum(1))
 
 
 def choose(condition: Array, yes: Array, no: Array) -> Array:

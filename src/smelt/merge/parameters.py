@@ -64,8 +64,8 @@ SharedDensity = Annotated[float, Span(0.0, 1.0, 1.0, search_low=0.1, search_high
 Lambda = Annotated[float, Span(-100.0, 100.0, 1.0, search_low=0.0, search_high=2.0)]
 """Scale of the merged task vector before it is added to the base."""
 
-T = Annotated[float, Span(0.0, 1.0, 0.5, search_low=0.0, search_high=1.0)]
-"""Position between two models, 0 the first and 1 the second."""
+T = Annotated[float, Span(-10.0, 10.0, 0.5, search_low=0.0, search_high=1.0)]
+"""Position between two models, 0 the first and 1 the second; beyond them it extrapolates."""
 
 Normalize = Annotated[bool, Span(0.0, 1.0, False, search_low=0.0, search_high=1.0, boolean=True)]
 """Whether weights are relative to their sum."""

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from smelt.core import registry
@@ -45,10 +46,11 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """Every method, by group, then by name."""
-    order = [*GROUPS, OTHERS]
+    """Every method, by group and in its order there, others by name."""
+    listed = [name for names in GROUPS.values() for name in names]
     found = [_row(name) for name in registry.names("merge-method")]
-    return sorted(found, key=lambda row: (order.index(row.group), row.name))
+    placed = [row for name in listed for row in found if row.name == name]
+    return placed + [row for row in found if row.group == OTHERS]
 
 
 def _row(name: str) -> Row:
@@ -129,7 +131,7 @@ def _types(file: Path) -> dict[str, str]:
 
 
 def _described(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in pairwise(body):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(after, ast.Expr):
             continue
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target

@@ -115,24 +115,29 @@ def drop(
     deltas: ops.Array, random: Random, density: Sequence[float], factors: Sequence[float]
 ) -> ops.Array:
     """DARE: keep each element with probability `density` and multiply it by its expert's factor."""
-    parts = []
+    out = _room(deltas)
     for place, (share, factor) in enumerate(zip(density, factors, strict=True)):
         # Random numbers are multiples of 2^-24: so many of them are below the density.
         bound = math.ceil(share * 2**24)
         if share >= 1 or bound <= 0:
-            parts.append(deltas[place] if share >= 1 else deltas[place] * 0)
+            out[place] = deltas[place] if share >= 1 else 0
         elif bound >= 1 << 24:
-            parts.append(deltas[place] * factor)
+            out[place] = deltas[place] * factor
         elif ops.on_cpu(deltas):
-            flat = np.ascontiguousarray(deltas[place]).reshape(-1)
-            out = np.empty_like(flat)
+            flat, result = np.ascontiguousarray(deltas[place]).reshape(-1), out[place].reshape(-1)
             key = np.uint64(random.keys[place])
-            compiled.draw(flat, key, random.start, np.uint32(bound << 8), float(factor), out)
-            parts.append(out.reshape(deltas[place].shape))
+            compiled.draw(flat, key, random.start, np.uint32(bound << 8), float(factor), result)
         else:
             kept = random.uniform(place) * 2**24 < bound
-            parts.append(deltas[place].double() * factor * kept)
-    return _stacked(parts, deltas)
+            out[place] = deltas[place].double() * factor * kept
+    return out
+
+
+def _room(deltas: ops.Array) -> ops.Array:
+    """An array of this shape and type, not filled; every part of it is contiguous."""
+    if ops.on_cpu(deltas):
+        return np.empty(deltas.shape, dtype=deltas.dtype)
+    return deltas.new_empty(deltas.shape)
 
 
 def drop_factors(
@@ -184,45 +189,40 @@ def drop_by_rank(
 ) -> ops.Array:
     """DELLA: keep each element by a probability linear in the rank of its magnitude in its row,
     from density - epsilon to density + epsilon. rescale: divide it by that probability."""
-    parts = []
+    out = _room(deltas)
     for place, (share, width) in enumerate(zip(density, epsilon, strict=True)):
         if share >= 1 or share <= 0:
-            parts.append(deltas[place] if share >= 1 else deltas[place] * 0)
+            out[place] = deltas[place] if share >= 1 else 0
+            continue
+        low, high = share - width, share + width
+        if ops.on_cpu(deltas):
+            _draw_ranked(deltas[place], random, place, low, high, rescale, out[place])
         else:
-            parts.append(
-                _ranked(deltas[place], random, place, share - width, share + width, rescale)
-            )
-    return _stacked(parts, deltas)
+            out[place] = _ranked(deltas[place], random, place, low, high, rescale)
+    return out
 
 
-def _stacked(parts: list[ops.Array], deltas: ops.Array) -> ops.Array:
-    if ops.on_cpu(deltas):
-        return np.stack(parts)
-    import torch
-
-    return torch.stack([part.to(deltas.dtype) for part in parts])
+def _draw_ranked(
+    delta: NDArray[Any], random: Random, place: int, low: float, high: float, own: bool,
+    out: NDArray[Any],
+) -> None:  # fmt: skip
+    wide = delta.dtype == np.float64
+    word: Any = np.uint64 if wide else np.uint32
+    body = word((1 << (63 if wide else 31)) - 1)
+    # Buckets of a power of two: as many as columns, over 16 halvings of the magnitude.
+    finer = min(8, max(3, math.ceil(math.log2(max(delta.shape[1], 16) / 16))))
+    shift, key = word((52 if wide else 23) - finer), np.uint64(random.keys[place])
+    compiled.draw_ranked(
+        delta, delta.view(word), body, shift, 16 << finer, key, random.start, low, high, own, out
+    )
 
 
 def _ranked(
     delta: ops.Array, random: Random, place: int, low: float, high: float, own: bool
 ) -> ops.Array:
-    columns = delta.shape[1]
-    if ops.on_cpu(delta):
-        wide = delta.dtype == np.float64
-        word: Any = np.uint64 if wide else np.uint32
-        body = word((1 << (63 if wide else 31)) - 1)
-        # Buckets of a power of two: as many as columns, over 16 halvings of the magnitude.
-        finer = min(8, max(3, math.ceil(math.log2(max(columns, 16) / 16))))
-        shift = word((52 if wide else 23) - finer)
-        out = np.empty_like(delta)
-        key = np.uint64(random.keys[place])
-        compiled.draw_ranked(
-            delta, delta.view(word), body, shift, 16 << finer, key, random.start, low, high, own,
-            out,
-        )  # fmt: skip
-        return out
     import torch
 
+    columns = delta.shape[1]
     order = delta.abs().argsort(dim=1, stable=True)
     steps = torch.arange(columns, device=delta.device, dtype=torch.float64).expand(order.shape)
     ranks = torch.zeros(order.shape, device=delta.device, dtype=torch.float64)

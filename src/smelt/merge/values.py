@@ -28,7 +28,7 @@ def check_level(
     warnings = []
     known = list(method.parameters) + list(method.aliases)
     for key, setting in (given or {}).items():
-        if key in NO_EFFECT:
+        if key in (*NO_EFFECT, *method.no_effect):
             warnings.append(f"{where}.{key} has no effect on the numbers")
             continue
         see = f"smelt show merge-method {method.name}"

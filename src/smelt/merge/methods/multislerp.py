@@ -42,7 +42,8 @@ def statistics(
     norms = np.sqrt(np.diag(gram))
     if not norms.any():
         return [0.0] * len(weight)
-    units = weights / (norms + eps)
+    # Not the factor 1/eps for an unchanged expert: it would only magnify rounding.
+    units = np.where(norms > 0, weights / (norms + eps), 0)
     length = _length(units, gram)
     if length < eps:
         if len(weight) == 2:

@@ -10,8 +10,6 @@ When: as ram, when experts overlap.
 Evidence: for: its authors' agent benchmarks; against: nobody else's yet, and two more parameters.
 """
 
-from typing import Any
-
 import numpy as np
 
 from smelt.merge import ops
@@ -26,13 +24,11 @@ def statistics(
     tensor: Blocks, *, r: Boost = 0.1, alpha: Ceiling = 0.2, epsilon: Least = 1e-5
 ) -> list[float]:
     """What changes that an expert made alone are multiplied by."""
-    shared: Any = np.zeros(len(tensor.experts))
-    alone: Any = np.zeros(len(tensor.experts))
+    shared, alone = np.zeros(len(tensor.experts)), np.zeros(len(tensor.experts))
     for block in tensor:
-        changed = abs(ops.deltas_of(block.base, block.experts)) > epsilon
-        single = changed.sum(0) == 1
-        alone += ops.to_numpy((changed & single).sum((1, 2)))
-        shared += ops.to_numpy((changed & ~single).sum((1, 2)))
+        single, several = ops.count_changes(block.base, block.experts, epsilon)
+        alone += single
+        shared += several
     ratio = np.clip(shared / np.maximum(alone, max(epsilon, 1e-300)), 0, alpha)
     return [float(one) for one in 1 + r * ratio]
 

@@ -11,7 +11,7 @@ as inputs x outputs (Conv1D of GPT-2) are not supported.
 
 Memory of each thread: the tensor and its Gram matrices in all models, 4.5 float64 copies of the
 tensor and 2.5 of a Gram matrix.
-When: some hundred unlabelled examples per expert: `smelt statistics --kind gram` for each expert.
+When: some hundred unlabelled examples per expert; `smelt statistics` reads them, with kind gram.
 Evidence: for: its paper, above simple and Fisher averaging on GLUE tasks; one of the eight methods
 of MergeBench (arXiv:2505.10833). Against: a forward pass per expert, a file of inputs^2 per layer,
 and off_diagonal has to be tuned.

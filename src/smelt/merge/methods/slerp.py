@@ -33,7 +33,7 @@ def statistics(tensor: Blocks) -> Any:
 
 
 def slerp(base: ops.Base | None, experts: ops.Experts, *, statistics: Any, t: T) -> ops.Base:
-    """The point `t` (0 to 1) between two tensors; `base` is not used."""
+    """The point `t` (0 the first, 1 the second) of two tensors; `base` is not used."""
     norms = [math.sqrt(statistics[place, place]) for place in (0, 1)]
     lengths = [norm if norm > NO_LENGTH else 1.0 for norm in norms]
     cosine = max(-1.0, min(1.0, statistics[0, 1] / lengths[0] / lengths[1]))

@@ -17,6 +17,7 @@ from smelt.merge.parameters import Lambda, Normalize, Weight
 
 needs_base = True
 num_experts = (1, None)
+no_effect = ("density", "rescale")
 
 
 def task_arithmetic(
