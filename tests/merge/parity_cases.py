@@ -158,7 +158,7 @@ def of_method(name: str, family: str, dtype: str) -> Case:
     return Case(recipe, family, method.ours, tolerance, shard=shard, method=name)
 
 
-def experts(*names: str, **parameters: Any) -> list[dict[str, Any]]:
+def experts(*names: Any, **parameters: Any) -> list[dict[str, Any]]:
     """Model entries with the same parameters."""
     return [{"model": name, "parameters": parameters} if parameters else {"model": name}
             for name in names]  # fmt: skip
@@ -201,6 +201,11 @@ def features() -> dict[str, Case]:
         "vision_tower": {"models": [{"model": "base"}, *experts("e1", weight=[0, 1])],
                          "parameters": {"lambda": 0.5}},
     }  # fmt: skip
+    free: dict[str, Any] = {
+        "<|im_end|>": {"source": "e1"}, "<tool>": {"source": "e2", "force": True},
+        "<new>": {"source": {"kind": "model_token", "model": "base", "token_id": 7}},
+    }  # fmt: skip
+    rising = [{"filter": "mlp", "value": [0, 1]}, {"value": 0.3}]
     module = {"default": {"models": [{"model": "base"}, *half]}}
     return {
         "gradient": Case(arithmetic(*experts("e1", weight=[0, 0.5, 1]),
@@ -249,8 +254,8 @@ def features() -> dict[str, Case]:
                           "models": experts("e1", weight=0.5)}, "bf16-tied-shards"),
         "half-up": Case(arithmetic(*half, dtype="float32", out_dtype="float64"), "f16-tied-one"),
         "named": Case({"merge_method": "linear", "dtype": "float32",
-                       "models": [{"model": {"model": {"path": "e1"}}, "parameters": {"weight": 1}},
-                                  {"model": {"model": {"path": "e2"}}, "parameters": {"weight": 2}}]}),
+                       "models": [*experts({"model": {"path": "e1"}}, weight=1),
+                                  *experts({"model": {"path": "e2"}}, weight=2)]}),
         "linear-sum": Case({"merge_method": "linear", "models": half, "dtype": "float32",
                             "parameters": {"normalize": False}}),
         "nuslerp-plain": Case({"merge_method": "nuslerp", "dtype": "float32",
@@ -282,8 +287,7 @@ def features() -> dict[str, Case]:
             "slerp",
             {"sources": [source("e1", 0, 2), source("e2", 2, 4)], "parameters": {"t": [0.2, 0.8]}},
             {"sources": [source("e1", 1, 4), source("e2", 0, 3)]},
-            base_model="e1", parameters={"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.3}]}),
-            tolerance=SPHERICAL),
+            base_model="e1", parameters={"t": rising}), tolerance=SPHERICAL),
         "slices-single": Case(stack(
             "linear", *({"sources": [source("e1", n, n + 1, weight=[0.2, 0.9]),
                                      source("e2", n, n + 1, weight=0.5)]} for n in range(LAYERS)))),
@@ -306,9 +310,10 @@ def features() -> dict[str, Case]:
         "tokenizer-model": Case(arithmetic(*half, tokenizer_source="e1"), "tokens"),
         "union-no-base": Case({"merge_method": "linear", "models": half, "dtype": "float32",
                                "tokenizer_source": "e2"}, "tokens"),
-        "tokens-free": Case(arithmetic(*half, tokenizer={"source": "union", "tokens": {
-            "<|im_end|>": {"source": "e1"}, "<tool>": {"source": "e2", "force": True},
-            "<new>": {"source": {"kind": "model_token", "model": "base", "token_id": 7}}}}), "tokens"),
+        "tokens-free": Case(arithmetic(*half, tokenizer={"source": "union", "tokens": free}),
+                            "tokens"),
+        "union-pieces": Case(arithmetic(*half, **union), "pieces"),
+        "union-pieces-padded": Case(arithmetic(*half, tokenizer=padded), "pieces"),
         "tokens": Case(arithmetic(*half, tokenizer={"source": "union", "tokens": tokens}),
                        "tokens"),
         "chat-name": Case(arithmetic(*half, chat_template="chatml")),

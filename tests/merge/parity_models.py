@@ -62,10 +62,10 @@ def weights(
 
 def model(
     folder: Path, number: int, *, dtype: str = "f32", tied: bool = False, shards: bool = False,
-    added: Sequence[str] = (), template: str | None = None,
+    added: Sequence[str] = (), template: str | None = None, kind: str = "byte_bpe",
 ) -> None:  # fmt: skip
     """One checkpoint folder with tokenizer; `added` tokens have rows of their own."""
-    pico_tokenizer(folder)
+    pico_tokenizer(folder, kind=kind)
     if added:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.add_special_tokens([AddedToken(token, special=True) for token in added])
@@ -157,6 +157,7 @@ def make_all(home: Path) -> None:
             model(home / variant / name, number, dtype=dtype, tied=tied, shards=shards)
     for number, (name, added) in enumerate(ADDED.items()):
         model(home / "tokens" / name, number, added=added)
+        model(home / "pieces" / name, number, added=added, kind="sentencepiece_bpe")
         model(home / "chat" / name, number, template=CHAT if number else None)
     for name in ("tied", "untied"):
         shutil.copytree(home / f"f32-{name}-one" / "base", home / "mixed" / name)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from smelt.merge.ancestry import Ancestry, ancestry, judge, matrices_of
-from smelt.merge.likely_base import find_base
+from smelt.merge.kinship.ancestry import Ancestry, ancestry, judge, matrices_of
+from smelt.merge.kinship.likely_base import find_base
+from smelt.merge.kinship.products import cosines_of, difference_products, weight_products
 from smelt.merge.model import Model
-from smelt.merge.products import cosines_of, difference_products, weight_products
 from tests.merge.conftest import load, rewrite
 from tests.pico import pico_llama
 

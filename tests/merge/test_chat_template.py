@@ -8,7 +8,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from smelt.core.errors import UserError
-from smelt.merge.chat_template import TEMPLATES, template_of, template_text
+from smelt.merge.vocab.chat_template import TEMPLATES, template_of, template_text
 
 SYSTEM = {"role": "system", "content": "SYS"}
 TURNS = [

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from smelt.checkpoint import layout
-from smelt.merge import diagnose
-from smelt.merge.ancestry import ancestry
+from smelt.merge.kinship import diagnose
+from smelt.merge.kinship.ancestry import ancestry
 from smelt.merge.model import Model
 from tests.merge.conftest import load, rewrite
 from tests.pico import pico_llama

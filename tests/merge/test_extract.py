@@ -11,10 +11,10 @@ from smelt.checkpoint import peft
 from smelt.checkpoint.adapter import Adapter, read_floats
 from smelt.checkpoint.reader import Checkpoint, read_header, read_json
 from smelt.core.errors import UserError
-from smelt.merge import extract_record
-from smelt.merge.adapter_folder import write_adapter
-from smelt.merge.extract import contents, plan
-from smelt.merge.lowrank import low_rank
+from smelt.merge.lora import extract_record
+from smelt.merge.lora.adapter_folder import write_adapter
+from smelt.merge.lora.extract import contents, plan
+from smelt.merge.lora.lowrank import low_rank
 from tests.adapters import GPT2, LLAMA, Arrays, adapted, floats, llama_tensors, write_model
 
 Q = "model.layers.{}.self_attn.q_proj.weight"
@@ -240,7 +240,7 @@ def test_vectors_between_modules_are_left_out_by_name(tmp_path: Path) -> None:
 
 
 def test_a_killed_extraction_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from smelt.merge import adapter_folder
+    from smelt.merge.lora import adapter_folder
 
     base = llama_tensors()
     model = tuned(base, **{UP.format(0): floats(40, 16), UP.format(1): floats(40, 16, seed=2)})

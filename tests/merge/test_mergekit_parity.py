@@ -248,7 +248,7 @@ def same_values(home: Path, case: Case, ours: Path, theirs: Path) -> None:
     left_out, elements, wrong = 0, 0, {}
     for name in other:
         a, b = mine[name].double().numpy(), other[name].double().numpy()
-        if case.family == "tokens" and b.ndim == 2 and "layers" not in name:
+        if case.family in ("tokens", "pieces") and b.ndim == 2 and "layers" not in name:
             a = by_token(a, ours, theirs)
         exempt = np.zeros(b.shape, dtype=bool)
         if case.method in ("ties", "breadcrumbs", "breadcrumbs_ties", "sce"):
@@ -375,9 +375,10 @@ def test_both_command_lines(home: Path, tmp_path: Path, name: str) -> None:
     library = tensors(by_mergekit(home, name))
     for tensor, one in tensors(tmp_path / "a").items():
         rows = one.double().numpy()
-        if case.family == "tokens" and one.ndim == 2 and "layers" not in tensor:
+        if case.family in ("tokens", "pieces") and one.ndim == 2 and "layers" not in tensor:
             rows = by_token(rows, tmp_path / "a", by_mergekit(home, name))
-        assert (rows == library[tensor].double().numpy()).all(), tensor
+        # The order of a union is chance in each process, and means are summed in that order.
+        assert np.abs(rows - library[tensor].double().numpy()).max() <= 1e-8, tensor
     same_form(tmp_path / "b", tmp_path / "a")
     same_values(home, case, tmp_path / "b", tmp_path / "a")
 

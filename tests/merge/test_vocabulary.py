@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from smelt.core import config
 from smelt.core.errors import UserError
-from smelt.merge import rows as moved
-from smelt.merge.tokenizer_recipe import TokenizerEntry
-from smelt.merge.vocabulary import Member, Vocabulary, build
+from smelt.merge.vocab import rows as moved
+from smelt.merge.vocab.tokenizer_recipe import TokenizerEntry
+from smelt.merge.vocab.vocabulary import Member, Vocabulary, build
 
 COLUMNS = 3
 CHAT = ["<|im_start|>", "<|im_end|>"]

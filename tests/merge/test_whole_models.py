@@ -121,10 +121,11 @@ def test_moe_experts_are_merged_by_name(tmp_path: Path, monkeypatch: pytest.Monk
             key = f"model.layers.1.mlp.experts.{expert}.down_proj.weight"
             tensors[key] = random((4, 8), 50 * seed + 20 + expert)
         folder(tmp_path / name, tensors)
+    own = [{"filter": "experts.2.", "value": 3}, {"value": 1}]
     made = merged(
         tmp_path / "out", merge_method="linear",
         models=[
-            {"model": "a", "parameters": {"weight": [{"filter": "experts.2.", "value": 3}, {"value": 1}]}},
+            {"model": "a", "parameters": {"weight": own}},
             {"model": "b", "parameters": {"weight": 1}},
         ],
     )  # fmt: skip
@@ -210,7 +211,7 @@ def test_nan_is_refused_or_counted(models: Path) -> None:
         "merge_method": "linear",
         "models": [{"model": "math"}, {"model": "code"}],
     }
-    with pytest.raises(UserError, match="holds NaN or infinity.*nonfinite: count"):
+    with pytest.raises(UserError, match=r"holds NaN or infinity.*nonfinite: count"):
         merge_to_folder(planned(**keys), models / "out")
     made = planned(**keys, nonfinite="count")
     assert merge_to_folder(made, models / "out2") == {"math": 1}

@@ -62,7 +62,10 @@ def test_the_base_among_the_models_has_no_gene() -> None:
     ("data", "message"),
     [
         (recipe(), "nothing to search"),
-        (recipe(top={"weigth": "search"}), "'weigth' cannot be searched. Expected one of: weight, lambda, density"),
+        (
+            recipe(top={"weigth": "search"}),
+            "'weigth' cannot be searched. Expected one of: weight, lambda, density",
+        ),
         (recipe(top={"normalize": "search"}), "'normalize' cannot be searched"),
         (recipe("ties", None, {"lambda": "search"}, None), "'lambda' searched for one model"),
         ({"merge_method": "ties", "slices": []}, "no list of models"),

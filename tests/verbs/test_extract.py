@@ -93,7 +93,7 @@ def test_second_time_is_done(
     models: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(recipe(models), tmp_path / "out", where="test")
-    monkeypatch.setattr("smelt.merge.adapter_folder.write_adapter", None)  # any work calls it
+    monkeypatch.setattr("smelt.merge.lora.adapter_folder.write_adapter", None)  # any work calls it
     execute(recipe(models), tmp_path / "out", where="test")
     with pytest.raises(UserError, match="the result of another recipe"):
         execute(recipe(models, rank=1), tmp_path / "out", where="test")

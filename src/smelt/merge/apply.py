@@ -21,11 +21,11 @@ from smelt.merge import ops
 from smelt.merge.allocator import keep_freed_memory
 from smelt.merge.blocks import Blocks
 from smelt.merge.measured import Measured
-from smelt.merge.moved import MovedSource
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe
 from smelt.merge.sources import ArraySource, Files, Source, rows_and_columns, store
 from smelt.merge.tensors import MERGED, Place, TensorPlan
+from smelt.merge.vocab.moved import MovedSource
 
 if TYPE_CHECKING:
     import torch

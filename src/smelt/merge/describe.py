@@ -3,8 +3,8 @@
 from typing import Any
 
 from smelt.checkpoint import layout
-from smelt.merge.ancestry import ancestry
 from smelt.merge.estimate import estimate
+from smelt.merge.kinship.ancestry import ancestry
 from smelt.merge.plan import MergePlan
 from smelt.merge.tensors import TensorPlan
 

@@ -10,15 +10,16 @@ from smelt.checkpoint import layout
 from smelt.checkpoint.reader import DTYPES
 from smelt.checkpoint.writer import MAX_SHARD_BYTES
 from smelt.core.errors import UserError
-from smelt.merge import compatible, vocabulary
-from smelt.merge.chat_template import template_text
+from smelt.merge import compatible
 from smelt.merge.method import Method, load_method
 from smelt.merge.model import Model
 from smelt.merge.parts import Module, Part, modules_of
 from smelt.merge.recipe import MergeRecipe, check_whole, model_name
-from smelt.merge.rows import RowMap, embedding_rows, vocabulary_tensors
 from smelt.merge.tensors import MERGED, Planner, TensorPlan, View, try_values
-from smelt.merge.vocabulary import Member, Vocabulary
+from smelt.merge.vocab import vocabulary
+from smelt.merge.vocab.chat_template import template_text
+from smelt.merge.vocab.rows import RowMap, embedding_rows, vocabulary_tensors
+from smelt.merge.vocab.vocabulary import Member, Vocabulary
 
 
 @dataclass(frozen=True)

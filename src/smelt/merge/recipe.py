@@ -9,10 +9,10 @@ from smelt.checkpoint.reference import parse_model_reference
 from smelt.core import config
 from smelt.core.config import Recipe
 from smelt.core.errors import UserError
-from smelt.merge.chat_template import check_template
 from smelt.merge.method import DEFAULT
 from smelt.merge.parameters import check_setting
-from smelt.merge.tokenizer_recipe import TokenizerEntry
+from smelt.merge.vocab.chat_template import check_template
+from smelt.merge.vocab.tokenizer_recipe import TokenizerEntry
 
 
 def model_name(value: Any) -> str:

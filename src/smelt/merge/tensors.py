@@ -14,8 +14,8 @@ from smelt.core.errors import UserError
 from smelt.merge.method import Method, merge_arrays
 from smelt.merge.model import Model, check_float
 from smelt.merge.parts import Module, Source, Span
-from smelt.merge.rows import RowMap
 from smelt.merge.values import Level, check_filters, values_for
+from smelt.merge.vocab.rows import RowMap
 
 MERGED = tuple(FLOATS.values())
 """Types, as in headers, that are merged; others must be equal in all models and are copied."""

@@ -42,7 +42,8 @@ def verb_of_recipe(data: dict[str, Any], where: str) -> str:
     marks = {
         "stages": "run", "extends": "run", "search": "search", "merge_method": "merge",
         "pivot": "fuse", "phases": "train", "benchmarks": "eval", "text": "eval",
-        "sources": "data", "targets": "export", "models": "merge", "slices": "merge", "modules": "merge",
+        "sources": "data", "targets": "export",
+        "models": "merge", "slices": "merge", "modules": "merge",
     }  # fmt: skip
     for key, verb in marks.items():
         if key in data:

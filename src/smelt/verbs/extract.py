@@ -9,7 +9,7 @@ from smelt.core import config
 from smelt.verbs._options import OutFolder, OutOption, Settings, out_folder
 
 if TYPE_CHECKING:
-    from smelt.merge.extract import Extraction
+    from smelt.merge.lora.extract import Extraction
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="The fine-tuned model: folder or hub name.")
@@ -76,9 +76,9 @@ def execute(
     from smelt.checkpoint.folder import copy_tokenizer
     from smelt.core import progress
     from smelt.core.run import Run
-    from smelt.merge import extract_record
-    from smelt.merge.adapter_folder import write_adapter
-    from smelt.merge.extract import contents, plan
+    from smelt.merge.lora import extract_record
+    from smelt.merge.lora.adapter_folder import write_adapter
+    from smelt.merge.lora.extract import contents, plan
 
     job = plan(data, where)
     inputs = _inputs(job)
@@ -101,14 +101,14 @@ def execute(
 
 def shape(data: dict[str, Any], *, where: str) -> None:
     """Validate keys only: what can be known before the inputs exist."""
-    from smelt.merge.extract import ExtractRecipe
+    from smelt.merge.lora.extract import ExtractRecipe
 
     config.parse(ExtractRecipe, data, where, "smelt extract --help")
 
 
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate both models without reading a tensor; lines about what would be read."""
-    from smelt.merge.extract import plan
+    from smelt.merge.lora.extract import plan
 
     job = plan(data, where)
     matrices = [name for name in job.names if len(job.base.spec(name).shape) == 2]

@@ -42,7 +42,7 @@ def inspect(models: Models, *, base: Base = None, out: Out = None, layers: Layer
 
 def measure(models: list[str], base: str | None) -> dict[str, Any]:
     """The record of a comparison (see `merge.diagnose.inspect`)."""
-    from smelt.merge import diagnose
+    from smelt.merge.kinship import diagnose
 
     opened, label = _open(models, base)
     return diagnose.inspect(opened, label)
@@ -53,7 +53,7 @@ def execute(
 ) -> dict[str, Any]:
     """The same, kept in a result folder as inspect.json and inspect.html. Gives the record."""
     from smelt.core.run import Run
-    from smelt.merge import diagnose
+    from smelt.merge.kinship import diagnose
     from smelt.report import inspect_page
 
     inspect_page.require()

@@ -103,7 +103,7 @@ def recipe_class(verb: str) -> type[Recipe] | None:
         "fuse": "smelt.train.fuse:FuseRecipe",
         "eval": "smelt.evals.recipe:EvalRecipe",
         "export": "smelt.export.recipe:ExportRecipe",
-        "extract": "smelt.merge.extract:ExtractRecipe",
+        "extract": "smelt.merge.lora.extract:ExtractRecipe",
         "statistics": "smelt.models.recipe:StatisticsRecipe",
         "run": "smelt.pipeline.recipe:RunRecipe",
     }

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from smelt.merge.products import cosines_of, difference_products, weight_products
+from smelt.merge.kinship.products import cosines_of, difference_products, weight_products
 
 Confidence = Literal["high", "medium", "low", "none"]
 LEVELS: tuple[Confidence, ...] = ("low", "medium", "high")

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from smelt.checkpoint import layout
 from smelt.checkpoint.reader import FLOATS
-from smelt.merge import diagnose_kernels
-from smelt.merge.likely_base import Confidence, find_base
+from smelt.merge.kinship import diagnose_kernels
+from smelt.merge.kinship.likely_base import Confidence, find_base
+from smelt.merge.kinship.products import cosines_of, weight_products
 from smelt.merge.model import Model
-from smelt.merge.products import cosines_of, weight_products
 from smelt.merge.sources import Files, rows_and_columns
 
 RELATED = 0.3

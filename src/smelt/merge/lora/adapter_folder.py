@@ -19,8 +19,8 @@ from smelt.checkpoint.reader import SINGLE
 from smelt.checkpoint.writer import write_tensors
 from smelt.core import progress
 from smelt.core.errors import UserError
-from smelt.merge.extract import HEAD, Contents, Extraction
-from smelt.merge.lowrank import Array, LowRank, low_rank
+from smelt.merge.lora.extract import HEAD, Contents, Extraction
+from smelt.merge.lora.lowrank import Array, LowRank, low_rank
 from smelt.merge.model import Model
 
 PARTS = "factors"

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from smelt.checkpoint import layout
 from smelt.core import progress
-from smelt.merge import diagnose_kernels
-from smelt.merge.ancestry import Ancestry, ancestry, is_matrix, joined, judge
 from smelt.merge.apply import num_threads
 from smelt.merge.blocks import Blocks
-from smelt.merge.differences import Fit, facts, fit
+from smelt.merge.kinship import diagnose_kernels
+from smelt.merge.kinship.ancestry import Ancestry, ancestry, is_matrix, joined, judge
+from smelt.merge.kinship.differences import Fit, facts, fit
+from smelt.merge.kinship.products import cosines_of, difference_products, weight_products
 from smelt.merge.model import Model
-from smelt.merge.products import cosines_of, difference_products, weight_products
 from smelt.merge.sources import Files
 
 DEPTHS = ("early", "middle", "late")

@@ -1,7 +1,7 @@
 """The vocabulary of a merge, and where each model's embedding rows go: mergekit's rules.
 
 `build` reads tokenizer files only. `Vocabulary.row_maps` then says, for the models of one tensor,
-where every row comes from (see `merge/rows.py`). A token that a model lacks gets, in this order:
+where every row comes from (see `vocab/rows.py`). A token that a model lacks gets, in this order:
 what the recipe says; the row of the only model that has it; the base's; the mean of those that have
 it. A token that none of the tensor's models has takes the row of the other models of the recipe by
 the same rule, and zeros when there is none (mergekit: zeros at once).
@@ -19,8 +19,8 @@ from smelt.checkpoint import union
 from smelt.checkpoint.union import TokenizerFile
 from smelt.core import digest
 from smelt.core.errors import UserError, nearest
-from smelt.merge.rows import Fills, RowMap
-from smelt.merge.tokenizer_recipe import TokenizerEntry, TokenRow, ZeroRow
+from smelt.merge.vocab.rows import Fills, RowMap
+from smelt.merge.vocab.tokenizer_recipe import TokenizerEntry, TokenRow, ZeroRow
 
 Ids = Int64[np.ndarray, " size"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from smelt.merge.adapter_folder import Extracted, size_of, task_vector
-from smelt.merge.extract import Contents, Extraction
+from smelt.merge.lora.adapter_folder import Extracted, size_of, task_vector
+from smelt.merge.lora.extract import Contents, Extraction
 
 Row = dict[str, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smelt.merge.rows import RowMap, mean_row, read_rows
 from smelt.merge.sources import Rows, Source, rows_and_columns
+from smelt.merge.vocab.rows import RowMap, mean_row, read_rows
 
 
 @dataclass

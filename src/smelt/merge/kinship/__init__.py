@@ -1,0 +1,1 @@
+"""How models relate: families, likely bases, differences per layer (`smelt inspect`)."""

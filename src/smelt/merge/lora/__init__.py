@@ -1,0 +1,1 @@
+"""LoRA adapters out of a fine-tuned model (`smelt extract`)."""

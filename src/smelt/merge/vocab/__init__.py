@@ -1,0 +1,1 @@
+"""Tokenizers and embedding rows of models whose vocabularies differ."""
