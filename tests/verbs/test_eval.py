@@ -136,7 +136,7 @@ def test_a_model_that_cannot_be_asked_is_found_before_any_is_scored(home: Path) 
 
 
 def test_a_hub_name_is_an_input_by_its_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smelt.checkpoint.reader._from_hub", lambda name: home / "a")
+    monkeypatch.setattr("smelt.checkpoint.reader._from_hub", lambda name, revision: home / "a")
     models = {"first": "org/model"}
     execute(recipe(models=models, roles={}, text={}), home / "one", where="r")
     execute(recipe(models={"first": "a"}, roles={}, text={}), home / "two", where="r")
