@@ -146,7 +146,7 @@ def test_random_methods_agree_on_average(home: Path, tmp_path: Path, name: str) 
     mine, other = shares(ours, base), shares(theirs, base)
     plain_name = f"task_arithmetic-float32-{case.family}"
     plain = shares(by_mergekit(home, plain_name), base)
-    for tensor, (direction, moved) in plain.items():
+    for tensor, (_, moved) in plain.items():
         size = int(moved.sum())
         if size < 2000:
             continue
@@ -154,8 +154,13 @@ def test_random_methods_agree_on_average(home: Path, tmp_path: Path, name: str) 
         (a, kept), (b, also) = mine[tensor], other[tensor]
         assert kept.sum() / size == pytest.approx(also.sum() / size, abs=slack), tensor
         assert np.abs(a).sum() == pytest.approx(np.abs(b).sum(), rel=2 * slack), tensor
-        along = [float(np.vdot(one, direction) / np.vdot(direction, direction)) for one in (a, b)]
-        assert along[0] == pytest.approx(along[1], rel=2 * slack), tensor
+    # Over the whole model chance leaves little: about half a per cent.
+    sums = np.array([
+        [np.vdot(one[name][0], direction) for one in (mine, other)]
+        for name, (direction, _) in plain.items() if direction.ndim > 1
+    ]).sum(axis=0)  # fmt: skip
+    size = sum(int(moved.sum()) for _, moved in plain.values())
+    assert sums[0] == pytest.approx(sums[1], rel=10 / np.sqrt(size))
 
 
 @pytest.mark.parametrize("name", ROUNDED)

@@ -10,7 +10,7 @@ from smelt.core.seed import seed_for
 from smelt.merge import ops
 from smelt.merge.sources import Source, rows_and_columns
 
-BLOCK_ELEMENTS = 1 << 17
+BLOCK_ELEMENTS = 1 << 18
 """Numbers in a block, at least one row. It is part of what a result is: sums are added up block by
 block, so that neither threads nor the size of shards change a bit."""
 

@@ -63,10 +63,21 @@ def check_value(where: str, value: Any, parameter: Parameter) -> Any:
         if isinstance(value, str) or value not in (0, 1):
             raise UserError(where, f"found {value!r}", "true or false")
         return bool(value)
+    value = _unquoted(value)
     low, high = parameter.span.low, parameter.span.high
     if isinstance(value, bool | str) or not low <= value <= high:
         raise UserError(where, f"found {value!r}", f"a number from {low:g} to {high:g}")
     return float(value)
+
+
+def _unquoted(value: Any) -> Any:
+    """A number that a recipe has in quotes, which mergekit reads as one too."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def values_for(

@@ -142,6 +142,9 @@ def merge(
     settings: Settings = None,
 ) -> None:
     """Merge as a recipe says, and test the result on a small text (up to 2 GB of weights)."""
+    from smelt.merge import compiled
+
+    compiled.leave_out_scipy()
     content, where = read_recipe(recipe, settings)
     folder = out_folder(out, out_option, "merge")
     execute(content, folder, where=where, seed=seed, device=device, smoke=smoke)
