@@ -34,6 +34,7 @@ MEMORY_BAR, PLANNING_BAR, CORES_BAR = 700, 5, 1.6
 
 PRESETS = {"bench": 18_867, "tiny": 135}  # tensors of a mixture
 EXPERTS = ["ft1", "ft2", "ft3"]
+PEER = "mergekit"
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,15 @@ def median(costs: list[Cost]) -> Cost:
     return Cost(*(statistics.median(column) for column in columns))
 
 
-def alternate(tools: Mapping[str, Callable[[], Cost]], repeats: int) -> dict[str, Cost]:
+def alternate(
+    tools: Mapping[str, Callable[[], Cost]], repeats: int, peer_repeats: int | None = None
+) -> dict[str, Cost]:
     """Medians; the tools take turns and the first of a turn changes."""
     costs: dict[str, list[Cost]] = {name: [] for name in tools}
     for number in range(repeats):
         for name in list(tools)[:: -1 if number % 2 else 1]:
+            if name == PEER and peer_repeats is not None and number >= peer_repeats:
+                continue
             costs[name].append(tools[name]())
     return {name: median(found) for name, found in costs.items()}
 
@@ -138,9 +143,11 @@ def alternate(tools: Mapping[str, Callable[[], Cost]], repeats: int) -> dict[str
 class Bench:
     """The two tools and the floor on the models of one folder."""
 
-    def __init__(self, data: Path, preset: str, mergekit: str | None, repeats: int) -> None:
+    def __init__(
+        self, data: Path, preset: str, mergekit: str | None, repeats: int, peer_repeats: int
+    ) -> None:
         self.data, self.work, self.preset = data, data / "work", preset
-        self.mergekit, self.repeats = mergekit, repeats
+        self.mergekit, self.repeats, self.peer_repeats = mergekit, repeats, peer_repeats
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         self.notes = {"SMELT_CACHE": str(self.work / "cache")}
@@ -188,7 +195,7 @@ class Bench:
             tools = {"smelt": partial(self.smelt, name), "floor": partial(self.floor, name)}
             if self.mergekit:
                 tools["mergekit"] = partial(self.other, name)
-            cost = alternate(tools, self.repeats)
+            cost = alternate(tools, self.repeats, self.peer_repeats)
             ours, floor, theirs = cost["smelt"], cost["floor"], cost.get("mergekit")
             method = METHODS[name]
             bar = "-" if method.bar is None else f"{method.bar} {verdict(ours.cpu <= method.bar)}"
@@ -284,7 +291,8 @@ def page(bench: Bench, names: list[str]) -> str:
     about = (
         f"{versions(bench.mergekit)} Base and three experts in bfloat16 ({parameters}), one YAML "
         "for both tools, one thread on one core, inputs in the page cache, medians of "
-        f"{repeats} runs in turns. The floor reads every input once and writes one output (`cat`). "
+        f"{repeats} runs (of mergekit {bench.peer_repeats}) in turns. The floor reads every input "
+        "once and writes one output (`cat`). "
         f"Memory is the peak resident set, bar {MEMORY_BAR} MB. Each tool computes by its own "
         "defaults, which differ for DARE, DELLA and SCE (docs/parity.md). The first table holds "
         "what every merge but the first costs: kernels are compiled, and the sha256 of the inputs, "
@@ -307,6 +315,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="bench")
     parser.add_argument("--methods", help="some methods, by commas")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer-repeats", type=int, default=1, help="of mergekit, which takes long")
     parser.add_argument("--write", action="store_true", help="into benchmarks/RESULTS.md")
     asked = parser.parse_args()
     names = asked.methods.split(",") if asked.methods else list(METHODS)
@@ -316,7 +325,7 @@ def main() -> None:
     data = (asked.data or Path("out") / f"bench-merge-{asked.preset}").absolute()
     making = [sys.executable, str(Path(__file__).with_name("merge_inputs.py"))]
     subprocess.run([*making, str(data), asked.preset], check=True)
-    text = page(Bench(data, asked.preset, asked.mergekit, asked.repeats), names)
+    text = page(Bench(data, asked.preset, asked.mergekit, asked.repeats, asked.peer_repeats), names)
     print(f"\n{text}")
     if asked.write:
         whole = RESULTS.read_text(encoding="utf-8")
