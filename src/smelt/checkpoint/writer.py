@@ -17,6 +17,7 @@ from smelt.checkpoint.reader import DTYPES, INDEX, SINGLE
 from smelt.core.errors import UserError
 
 MAX_SHARD_BYTES = 5_000_000_000
+_ALLOCATE = getattr(os, "posix_fallocate", None)  # macOS has none
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,10 @@ class Writer:
         self._starts = starts
         os.write(self._file, header)
         # The space now: a disk that is too small says so before the work.
-        os.posix_fallocate(self._file, 0, size)
+        if _ALLOCATE is not None:
+            _ALLOCATE(self._file, 0, size)
+        else:
+            os.truncate(self._file, size)
 
     def end(self) -> None:
         """Finish the open shard: on disk as a whole, under its final name."""

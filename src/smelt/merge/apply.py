@@ -38,7 +38,10 @@ Put = Callable[[int, NDArray[Any]], None]
 def num_threads() -> int:
     """Threads of a merge: OMP_NUM_THREADS if set, else the cores that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def merge_to_folder(

@@ -1,11 +1,18 @@
 """What a merge leaves in its run record: the recipe, the models it read, its warnings."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from smelt.merge.model import Model
 from smelt.merge.plan import MergePlan
 from smelt.merge.recipe import MergeRecipe
+
+
+def versions(device: str) -> dict[str, str]:
+    """Versions of what did the arithmetic (that of smelt stands in every record)."""
+    used = ["numpy", "numba"] if device == "cpu" else ["numpy", "torch"]
+    return {name: version(name) for name in used}
 
 
 def inputs(plan: MergePlan) -> dict[str, str]:

@@ -18,6 +18,8 @@ from smelt.checkpoint.reader import DTYPES, TensorSpec
 from smelt.core.errors import UserError
 from smelt.merge import compiled
 
+_ADVISE = getattr(os, "posix_fadvise", None)  # macOS has none
+
 Rows = NDArray[Any]
 """(rows, columns), float32 or float64."""
 
@@ -77,7 +79,8 @@ class Files:
 
     def announce(self, path: Path, start: int, size: int) -> None:
         """Tell the system that these bytes will be read soon, so that it reads ahead."""
-        os.posix_fadvise(self.number(path), start, size, os.POSIX_FADV_WILLNEED)
+        if _ADVISE is not None:
+            _ADVISE(self.number(path), start, size, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         """Close all files."""

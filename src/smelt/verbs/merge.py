@@ -49,6 +49,7 @@ def execute(
     from smelt.merge.apply import merge_to_folder
     from smelt.report.card import model_card
 
+    device = _device(device)
     plan = _plan(data, where)
     data = record.recipe_data(plan)
     run = Run(out, "merge", data, record.inputs(plan), seed=seed, replace=replace)
@@ -62,11 +63,25 @@ def execute(
         run.note(
             method=plan.method.name,
             warnings=record.warnings(plan),
+            versions=record.versions(device),
             nonfinite={names[name]: count for name, count in found.items()},
         )
         (run.folder / "README.md").write_text(model_card(run.record), encoding="utf-8")
         if smoke is not False:
             _smoke(plan, run.folder, device, forced=smoke is True)
+
+
+def _device(name: str) -> str:
+    """The device to merge on; torch is only asked when it is not the CPU."""
+    if name == "cpu":
+        return name
+    from smelt.core.errors import UserError
+    from smelt.models.load import pick_device
+
+    chosen = str(pick_device(name))
+    if chosen.startswith("mps"):
+        raise UserError("--device", f"{chosen}, which cannot add in float64", "cpu or cuda")
+    return chosen
 
 
 def _smoke(plan: "MergePlan", folder: Path, device: str, *, forced: bool) -> None:
