@@ -9,7 +9,11 @@ import smelt
 import tests.typecheck
 
 # Compiled kernels: a checker's wrapper around them is nothing that numba could compile.
-KERNELS = {"smelt.merge.compiled", "smelt.merge.kinship.diagnose_kernels"}
+KERNELS = {
+    "smelt.merge.compiled",
+    "smelt.merge.drawing",
+    "smelt.merge.kinship.diagnose_kernels",
+}
 _root = Path(smelt.__file__).parents[1]
 _modules = {
     ".".join(path.relative_to(_root).with_suffix("").parts)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from smelt.checkpoint.reader import Checkpoint
 from smelt.checkpoint.writer import write_tensors
 from smelt.core.errors import UserError
-from smelt.merge import compiled
+from smelt.merge import drawing
 from smelt.merge.blocks import Blocks
 from smelt.merge.sources import ArraySource, Files, FileSource, load, store
 
@@ -87,7 +87,7 @@ PHILOX: list[tuple[int, int, list[int]]] = [
 @pytest.mark.parametrize(("counter", "key", "expected"), PHILOX)
 def test_philox_has_the_published_words(counter: int, key: int, expected: list[int]) -> None:
     out = np.empty(4, dtype=np.uint32)
-    compiled.philox(np.uint64(key), 4 * counter, out)
+    drawing.philox(np.uint64(key), 4 * counter, out)
     assert out.tolist() == expected
 
 
@@ -108,7 +108,7 @@ def _philox(counter: int, key: int) -> list[int]:
 @given(st.integers(0, 2**60), st.integers(0, 2**64 - 1))
 def test_philox_follows_the_paper(counter: int, key: int) -> None:
     out = np.empty(8, dtype=np.uint32)
-    compiled.philox(np.uint64(key), 4 * counter, out)
+    drawing.philox(np.uint64(key), 4 * counter, out)
     assert out.tolist() == _philox(counter, key) + _philox(counter + 1, key)
 
 

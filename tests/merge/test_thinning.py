@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from smelt.merge import compiled, ops, thinning
+from smelt.merge import ops, thinning
 from smelt.merge.blocks import Blocks, Random
 from smelt.merge.selection import kth_largest
 from smelt.merge.sources import ArraySource
@@ -86,7 +86,7 @@ def test_rank_is_that_of_a_stable_sort(columns: int, kind: str, word: Any) -> No
     out, order = np.empty(columns, np.int32), np.empty(columns, np.int32)
     starts = np.empty(16 << 5, np.int32)
     shift = word((52 if word is np.uint64 else 23) - 5)
-    compiled.rank(keys, shift, starts, order, np.empty_like(keys), out)
+    drawing.rank(keys, shift, starts, order, np.empty_like(keys), out)
     expected = np.empty(columns, np.int32)
     expected[np.argsort(keys, kind="stable")] = np.arange(columns)
     np.testing.assert_array_equal(out, expected)
@@ -95,7 +95,7 @@ def test_rank_is_that_of_a_stable_sort(columns: int, kind: str, word: Any) -> No
 def test_philox_words_are_the_published_ones() -> None:
     """The known answers of Random123 (kat_vectors) for counter and key zero, and all ones."""
     words = np.empty(4, dtype=np.uint32)
-    compiled.philox(np.uint64(0), 0, words)
+    drawing.philox(np.uint64(0), 0, words)
     assert [hex(word) for word in words] == ["0x6627e8d5", "0xe169c58d", "0xbc57ac4c", "0x9b00dbd8"]
 
 

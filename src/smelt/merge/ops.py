@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from smelt.merge import compiled
+from smelt.merge import compiled, drawing
 
 if TYPE_CHECKING:
     from smelt.merge.blocks import Blocks
@@ -305,7 +305,7 @@ def uniform(key: int, start: int, like: Array) -> Array:
     before = start % 4
     words = np.empty(-(-(before + size) // 4) * 4, dtype=np.uint32)
     # On the CPU for every device: 0.4 ns a word, and then no device can draw other numbers.
-    compiled.philox(np.uint64(key), start - before, words)
+    drawing.philox(np.uint64(key), start - before, words)
     fraction = words[before : before + size] >> np.uint32(8)
     numbers = fraction.astype(np.float32).reshape(tuple(like.shape)) * np.float32(2**-24)
     return to_like(numbers, like)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smelt.core.errors import UserError
-from smelt.merge import compiled, ops
+from smelt.merge import drawing, ops
 from smelt.merge.blocks import Block, Blocks, Random
 from smelt.merge.selection import kth_largest
 
@@ -126,7 +126,7 @@ def drop(
         elif ops.on_cpu(deltas):
             flat, result = np.ascontiguousarray(deltas[place]).reshape(-1), out[place].reshape(-1)
             key = np.uint64(random.keys[place])
-            compiled.draw(flat, key, random.start, np.uint32(bound << 8), float(factor), result)
+            drawing.draw(flat, key, random.start, np.uint32(bound << 8), float(factor), result)
         else:
             kept = random.uniform(place) * 2**24 < bound
             out[place] = deltas[place].double() * factor * kept
@@ -212,7 +212,7 @@ def _draw_ranked(
     # Buckets of a power of two: as many as columns, over 16 halvings of the magnitude.
     finer = min(8, max(3, math.ceil(math.log2(max(delta.shape[1], 16) / 16))))
     shift, key = word((52 if wide else 23) - finer), np.uint64(random.keys[place])
-    compiled.draw_ranked(
+    drawing.draw_ranked(
         delta, delta.view(word), body, shift, 16 << finer, key, random.start, low, high, own, out
     )
 

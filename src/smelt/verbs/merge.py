@@ -157,9 +157,9 @@ def merge(
     settings: Settings = None,
 ) -> None:
     """Merge as a recipe says, and test the result on a small text (up to 2 GB of weights)."""
-    from smelt.merge import compiled
+    from smelt.merge.jit import leave_out_scipy
 
-    compiled.leave_out_scipy()
+    leave_out_scipy()
     content, where = read_recipe(recipe, settings)
     folder = out_folder(out, out_option, "merge")
     execute(content, folder, where=where, seed=seed, device=device, smoke=smoke)

@@ -3,30 +3,14 @@
 Sums are float64, counts are integers, and their order depends on the block alone, never on threads.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-Kernel = Callable[..., None]
+from smelt.merge.jit import compiled, compiled_sum
+
 _PIECE = 1024  # elements whose differences stay in the first-level cache
 
 
-def _compiled(function: Callable[..., Any]) -> Kernel:
-    kernel: Kernel = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    return kernel
-
-
-def _compiled_sum(function: Callable[..., Any]) -> Kernel:
-    # Leave to reassociate sums is what lets the compiler use vector registers for them.
-    kernel: Kernel = numba.njit(
-        nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"}
-    )(function)
-    return kernel
-
-
-@_compiled_sum
+@compiled_sum
 def moments(origin, others, out):  # type: ignore[no-untyped-def]
     """Inner products of the origin and of each other minus the origin, added to `out`.
 
@@ -56,7 +40,7 @@ def moments(origin, others, out):  # type: ignore[no-untyped-def]
                     out[b, a] += total
 
 
-@_compiled
+@compiled
 def signs(base, experts, both, same):  # type: ignore[no-untyped-def]
     """Count the elements that differ from the base, for all pairs of experts, added to the tables.
 
@@ -88,7 +72,7 @@ def signs(base, experts, both, same):  # type: ignore[no-untyped-def]
                     same[b, a] += agree
 
 
-@_compiled
+@compiled
 def unequal(models, out):  # type: ignore[no-untyped-def]
     """Count the elements in which two models differ, for all pairs, added to `out`.
 
