@@ -103,11 +103,11 @@ def test_a_broken_off_run_resumes_with_the_same_key_and_starts_over_with_another
     assert listing(home) == ["in", "out.partial"]
     with pytest.raises(KeyError), make() as run:  # noqa: PT012
         assert (run.folder / "state").read_text() == "half"
-        assert json.loads((run.folder / "cost.json").read_text())["attempts"] == 1
+        assert json.loads((run.folder / "cost.json").read_text())["attempts"] == 2
         raise KeyError("x")
     (home / "out.partial/link").symlink_to(home / "in", target_is_directory=True)
     with make(steps=2) as run:
-        assert listing(run.folder) == [".lock", "key"]
+        assert listing(run.folder) == [".lock", "cost.json", "key"]
     assert json.loads((home / "out/cost.json").read_text())["attempts"] == 1
     assert (home / "in/rows").read_text() == "rows"  # a link is removed, not what it leads to
 

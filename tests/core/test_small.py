@@ -93,7 +93,7 @@ def test_cost_adds_up_over_attempts(tmp_path: Path) -> None:
     assert 100 <= first["seconds"] < 101
     assert 50 <= first["cpu_seconds"] < 51
     path.unlink()
-    Cost(path).write()
+    Cost(path)  # and killed then
     assert json.loads(path.read_text())["attempts"] == 1
     assert json.loads(path.read_text())["peak_memory_mb"] > 1
     assert [p.name for p in tmp_path.iterdir()] == ["cost.json"]

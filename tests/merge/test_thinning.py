@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from smelt.merge import ops, thinning
+from smelt.merge import drawing, ops, thinning
 from smelt.merge.blocks import Blocks, Random
 from smelt.merge.selection import kth_largest
 from smelt.merge.sources import ArraySource

@@ -3,21 +3,16 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from smelt.checkpoint.reader import SINGLE, Checkpoint
 from smelt.core import digest
 from smelt.core.errors import UserError
 from smelt.verbs.merge import check, execute, merge
 from tests.pico import pico_llama
-from tests.weights import write_checkpoint
 
 RECIPE = """\
 merge_method: ties
@@ -121,34 +116,3 @@ def test_user_errors_have_no_traceback(home: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: r.yaml: models[0].parameters.densty: unknown key")
     assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize("moment", ["first", "late"])
-def test_killed_merge_run_again_gives_the_same_bytes(home: Path, moment: str) -> None:
-    """SIGKILL while tensors are written; the same command then gives what no kill gives."""
-    for name in ("base", "math", "code"):  # enough tensors that there is a time to kill
-        folder = home / "models" / name
-        checkpoint = Checkpoint.open(folder)
-        tensors = {one: checkpoint.read(one) for one in checkpoint.names()}
-        generator = torch.Generator().manual_seed(len(name))
-        more = {f"extra.{i:03}": torch.randn(200_000, generator=generator) for i in range(60)}
-        (folder / SINGLE).unlink()
-        write_checkpoint(folder, tensors | more)
-    size = 1_000_000 if moment == "first" else 35_000_000
-    process = subprocess.Popen(_command("out"), stderr=subprocess.DEVNULL)
-    unfinished = home / "out.partial" / (SINGLE + ".unfinished")
-    try:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and process.poll() is None:
-            if unfinished.is_file() and unfinished.stat().st_size > size:
-                break
-            time.sleep(0.002)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    assert not (home / "out").exists()
-    merge("r.yaml", Path("out"))
-    merge("r.yaml", Path("never-killed"))
-    assert digest.files(home / "out") == digest.files(home / "never-killed")
-    assert json.loads((home / "out/cost.json").read_text())["attempts"] >= 1

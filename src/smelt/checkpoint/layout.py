@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Block = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d{1,9})\.")
 # The towers of a vision-language model count their own layers; merges move the language model.
 _TOWER = re.compile(r"(?:^|\.)(?:vision|visual|image|audio)[^.]*\.")
 _PROJECTOR = ("multi_modal_projector", "merger", "deepstack_merger", "connector", "projector")
@@ -18,6 +18,8 @@ _MODULES = {
     "audio": ("audio", "audio_tower"),
     "projector": ("projector", "multi_modal_projector", "connector"),
 }
+MODULE_NAMES = tuple(word for words in _MODULES.values() for word in words)
+"""The words for modules that are known whatever the names of tensors."""
 _EMBEDDING = ("embed_tokens", "wte", "wpe", "word_embeddings", "tok_embeddings", "embed_in")
 _HEAD = ("lm_head", "embed_out", "output")
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
@@ -127,7 +129,7 @@ def block_of(name: str) -> Block:
     parts = name.split(".")
     if any("norm" in part or re.fullmatch(r"ln_?\w?", part) for part in parts):
         return "norm"
-    if any(part in _EMBEDDING for part in parts):
+    if any(part in _EMBEDDING for part in parts) or parts[-2:] == ["embeddings", "weight"]:
         return "embedding"
     if layer_of(name) is None:
         return "head" if any(part in _HEAD for part in parts) else "other"
@@ -144,10 +146,32 @@ def declared_tied(config: dict[str, Any]) -> bool:
 
 
 def head_and_embedding(names: Iterable[str]) -> tuple[str | None, str | None]:
-    """Names of the head and of the token embedding in a checkpoint (None when absent)."""
+    """Names of the head's and of the token embedding's matrix in a checkpoint (None when absent).
+
+    >>> head_and_embedding(["lm_head.bias", "lm_head.dense.weight", "bert.embed_tokens.weight"])
+    (None, 'bert.embed_tokens.weight')
+    """
     listed = list(names)
-    head = next((name for name in listed if block_of(name) == "head"), None)
+    head = next((name for name in listed if _is_head(name)), None)
     embedding = next(
         (name for name in listed if block_of(name) == "embedding" and "wpe" not in name), None
     )
     return head, embedding
+
+
+def _is_head(name: str) -> bool:
+    *_, owner, last = ["", *name.split(".")]
+    return block_of(name) == "head" and last == "weight" and owner in (*_HEAD, "decoder")
+
+
+def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a constant that older checkpoints store: rotary frequencies, masks.
+
+    >>> is_buffer("model.layers.0.self_attn.rotary_emb.inv_freq", (64,))
+    True
+    >>> is_buffer("h.0.attn.bias", (1, 1, 8, 8)), is_buffer("h.0.attn.bias", (8,))
+    (True, False)
+    """
+    if name.endswith(("rotary_emb.inv_freq", "attn.masked_bias")):
+        return True
+    return name.endswith("attn.bias") and len(shape) == 4

@@ -23,13 +23,17 @@ def _peak_mb() -> float:
 
 
 class Cost:
-    """Meter of one attempt; `write` adds it to what earlier attempts left in the file."""
+    """Meter of one attempt; `write` adds it to what earlier attempts left in the file.
+
+    The attempt is in the file from its start, so that one that is killed counts as well.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.before = json.loads(path.read_text()) if path.is_file() else {}
         self.wall, self.cpu = time.perf_counter(), time.process_time()
         _reset_peak()
+        self.write()
 
     def write(self) -> None:
         """Save the total so far (wall and CPU seconds, peak megabytes, attempts)."""

@@ -166,12 +166,12 @@ class Run:
                     if path.name != LOCK:
                         _remove(path)
                 mark.write_text(self.key)
+            self._cost = Cost(self.folder / "cost.json")
         except OSError as error:
             self._held.close()
             if told := refusal(error, self.folder):
                 raise told from error
             raise
-        self._cost = Cost(self.folder / "cost.json")
         return self
 
     def relative(self, item: Any) -> Any:

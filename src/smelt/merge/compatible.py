@@ -27,6 +27,11 @@ SHOULD_AGREE = (
     "max_position_embeddings",
     "sliding_window",
     "attention_bias",
+    "partial_rotary_factor",
+    "layer_types",
+    "num_experts_per_tok",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
 )
 # transformers 5 spells out a default that version 4 leaves away.
 _ABSENT = (None, False)
@@ -39,7 +44,10 @@ def _fact(config: dict[str, Any], key: str) -> Any:
     text = config.get("text_config")
     inner = text if isinstance(text, dict) and key not in config else config
     rope = inner.get("rope_parameters")
-    if isinstance(rope, dict):
+    if isinstance(rope, dict) and any(isinstance(item, dict) for item in rope.values()):
+        if key in ("rope_theta", "rope_scaling"):  # one set for each type of layer
+            return rope if key == "rope_scaling" else None
+    elif isinstance(rope, dict):
         if key == "rope_theta":
             return rope.get("rope_theta", inner.get("rope_theta"))
         if key == "rope_scaling":
@@ -203,11 +211,14 @@ def _renamed(model: Model, donor: Model) -> dict[str, str]:
     names, wanted = model.names(), donor.names()
     own, other = layout.text_prefix(names), layout.text_prefix(wanted)
     head = layout.head_and_embedding(wanted)[0]
+    own_head = layout.head_and_embedding(names)[0]
     view = {}
     for name in names:
         renamed = name
-        if layout.block_of(name) == "head" and head is not None:
-            renamed = head
+        if head is not None and own_head is not None and layout.block_of(name) == "head":
+            stem = own_head.removesuffix("weight")
+            if name.startswith(stem):
+                renamed = head.removesuffix("weight") + name.removeprefix(stem)
         elif own != other and layout.module_of(name) == "text" and name.startswith(own):
             renamed = other + name.removeprefix(own)
         view[renamed] = name

@@ -13,6 +13,7 @@ from smelt.core.errors import UserError
 from smelt.merge import compatible
 from smelt.merge.method import Method, load_method
 from smelt.merge.model import Model
+from smelt.merge.modules import buffers, kinds_of, left_out, planned, with_kept
 from smelt.merge.parts import Module, Part, modules_of
 from smelt.merge.recipe import MergeRecipe, check_whole, model_name
 from smelt.merge.tensors import MERGED, Planner, TensorPlan, View, try_values
@@ -75,7 +76,10 @@ def plan(recipe: MergeRecipe, where: str, *, max_shard_bytes: int = MAX_SHARD_BY
     )
     views, more = compatible.logical_names(checked, donor)
     warnings += more
-    modules, kept = _with_kept(modules, views, donor, sliced=recipe.slices is not None)
+    kept = buffers(checked, views, donor)
+    modules, more_kept = with_kept(modules, views, donor, sliced=recipe.slices is not None)
+    kept |= more_kept
+    warnings += left_out(views, donor)
     vocab, by_token = None, frozenset[str]()
     if recipe.vocabulary is None:
         warnings += compatible.compare_tokenizers(checked, donor)
@@ -86,10 +90,10 @@ def plan(recipe: MergeRecipe, where: str, *, max_shard_bytes: int = MAX_SHARD_BY
         method, models, views, recipe.out_dtype or recipe.dtype, by_token,
         _row_maps(vocab, checked) if vocab is not None else None,
     )  # fmt: skip
-    tensors = [item for module in modules for item in planner.plan(module)]
-    tensors += [planner.copy(name, (donor, views[donor][name])) for name in kept]
+    tensors = planned(planner, modules, where)
+    tensors += [planner.copy(name, (donor, own)) for name, own in sorted(kept.items())]
     if kept:
-        warnings.append(f"{len(kept)} tensors are kept from {donor}: {_modules_in(kept)}")
+        warnings.append(f"{len(kept)} tensors are kept from {donor}: {kinds_of(kept)}")
     try_values(method, tensors)
     config, more = _config(models[donor].config, modules, models, tensors, donor, vocab)
     folders = [models[name].folder for name in checked]
@@ -119,11 +123,16 @@ def _open(recipe: MergeRecipe, where: str, method: Method) -> dict[str, Model]:
             found = f"'{seen[folders]}' and '{name}' are the same folder"
             raise UserError(where, found, "one spelling for one model")
         seen[folders] = name
+    measured: dict[str, str] = {}
     for entry in recipe.entries():
         name = entry.model
         if entry.statistics is not None and method.extra is None:
             found = f"statistics, which {method.name} does not use"
             raise UserError(f"{where}: {name}", found, "no such key, or regmean or fisher")
+        if entry.statistics is not None and measured.setdefault(name, entry.statistics) != (
+            entry.statistics
+        ):
+            raise UserError(f"{where}: {name}", "two statistics folders", "one for each model")
         if entry.statistics is not None and models[name].statistics is None:
             models[name] = models[name].measured(entry.statistics)
         statistics = models[name].statistics
@@ -135,42 +144,6 @@ def _open(recipe: MergeRecipe, where: str, method: Method) -> dict[str, Model]:
                     f"smelt statistics {name} OUT --data ROWS --kind {method.extra}",
                 )  # fmt: skip
     return models
-
-
-def _with_kept(
-    modules: list[Module], views: dict[str, View], donor: str, *, sliced: bool
-) -> tuple[list[Module], list[str]]:
-    """The modules to merge, and the donor's tensors that no module of the recipe is about.
-
-    A recipe without modules merges the language model, and of towers (vision, audio, projector)
-    those that all its models have; the others stay as they are in the donor.
-    """
-    kinds = {layout.module_of(name) for view in views.values() for name in view}
-    if modules[0].name is None and kinds == {"text"}:
-        return modules, []
-    if modules[0].name is None:
-        parts = modules[0].parts
-        own = {
-            model: {kind: {n for n in view if layout.module_of(n) == kind} for kind in kinds}
-            for model, view in views.items()
-        }
-        among = {one.model for part in parts for one in part.sources}
-        shared = [
-            kind
-            for kind in sorted(kinds - {"text"})
-            if not sliced and all(own[one][kind] == own[donor][kind] for one in among)
-        ]
-        modules = [Module(kind, parts) for kind in ["text", *shared] if own[donor][kind]]
-    kept = [
-        name
-        for name in views[donor]
-        if not any(layout.in_module(name, str(module.name)) for module in modules)
-    ]
-    return modules, sorted(kept)
-
-
-def _modules_in(names: list[str]) -> str:
-    return ", ".join(sorted({layout.module_of(name) for name in names}))
 
 
 def _vocabulary(
@@ -239,11 +212,13 @@ def _config(
         key = next((one for one in ("num_hidden_layers", "n_layer") if one in inner), None)
         if key is None:
             raise UserError(
-                parts[0].where, "slices of a config without num_hidden_layers", "models"
+                parts[0].where, "slices, but config.json has no num_hidden_layers", "models"
             )
         inner[key] = total
-        if isinstance(inner.get("layer_types"), list):
-            inner["layer_types"] = _layer_types(parts, models)
+        before = donor.get("text_config", donor).get(key)
+        for name_of_list, values in list(inner.items()):
+            if isinstance(values, list) and len(values) == before:
+                inner[name_of_list] = _restacked(name_of_list, parts, models)
     if None not in layout.head_and_embedding(names):
         for one in (config, inner):
             if one is config or "tie_word_embeddings" in one:
@@ -251,11 +226,12 @@ def _config(
     return config, warnings
 
 
-def _layer_types(parts: list[Part], models: dict[str, Model]) -> list[str]:
-    kinds: list[str] = []
+def _restacked(key: str, parts: list[Part], models: dict[str, Model]) -> list[Any]:
+    """A list with one entry for each layer (layer_types...), stacked as the layers are."""
+    stacked: list[Any] = []
     for part in parts:
         config = models[part.experts[0].model].config
-        own = config.get("text_config", config).get("layer_types") or []
+        own = config.get("text_config", config).get(key) or []
         span = part.experts[0].span
-        kinds += own[slice(*span)] if span else own
-    return kinds
+        stacked += own[slice(*span)] if span else own
+    return stacked

@@ -14,7 +14,7 @@ from smelt.core.errors import UserError
 from smelt.merge.method import Method, merge_arrays
 from smelt.merge.model import Model, check_float
 from smelt.merge.parts import Module, Source, Span
-from smelt.merge.values import Level, check_filters, values_for
+from smelt.merge.values import Level, values_for
 from smelt.merge.vocab.rows import RowMap
 
 MERGED = tuple(FLOATS.values())
@@ -73,15 +73,21 @@ class Layers:
             self._by_layer[model] = by_layer
 
     def count(self, model: str) -> int:
-        """Number of layers of a model."""
-        return max((1 + one for one in self._by_layer[model] if one is not None), default=0)
+        """Number of layers of a model. Raises UserError for an index that no network has."""
+        last = max((one for one in self._by_layer[model] if one is not None), default=-1)
+        if last >= len(self.views[model]):
+            (name, *_) = self._by_layer[model][last]
+            found = f"a tensor '{name}' among {len(self.views[model])} tensors"
+            raise UserError(self.models[model].folder, found, "layers counted from 0")
+        return last + 1
 
     def span(self, source: Source) -> Span:
         """The layers of a source. Raises UserError when the model has fewer."""
         count = self.count(source.model)
         if source.span is not None and source.span[1] > count:
             found = f"layer_range {list(source.span)} of a model with {count} layers"
-            raise UserError(source.level.where, found, f"at most [0, {count}]")
+            where = source.level.where.removesuffix(".parameters")
+            raise UserError(f"{where}.layer_range", found, f"at most [0, {count}]")
         return source.span or (0, count)
 
     def at(self, model: str, layer: int | None) -> View:
@@ -124,10 +130,11 @@ class Planner:
     by_token: frozenset[str] = frozenset()
     row_maps: Callable[[tuple[str, ...], str | None], Mapping[str, RowMap]] | None = None
 
-    def plan(self, module: Module) -> list[TensorPlan]:
-        """The tensors of a module. Raises UserError for what does not fit.
+    def plan(self, module: Module) -> tuple[list[TensorPlan], list[tuple[Level, set[str]]]]:
+        """The tensors of a module, and which of them each level of settings is about.
 
         What is outside the layers comes from the first slice (embeddings) or the last (the rest).
+        Raises UserError for what does not fit.
         """
         layers = Layers(self.models, self.views, module.name)
         found: dict[str, TensorPlan] = {}
@@ -150,6 +157,7 @@ class Planner:
                 for key, names in layers.matched(sources, step).items():
                     ends = 0 if layout.block_of(key) == "embedding" else len(module.parts) - 1
                     if step is None and number != ends:
+                        in_part[key] = names  # a slice may repeat a filter that others are about
                         continue
                     name = key if step is None else layout.with_layer(key, offset + step)
                     places = [
@@ -167,10 +175,8 @@ class Planner:
             offset += length
             for index, source in enumerate(part.experts):
                 seen_by.append((source.level, {names[index] for names in in_part.values()}))
-            seen_by += [(level, set(in_part)) for level in part.common[:-1]]
-        seen_by.append((module.parts[0].common[-1], set(found)))
-        check_filters(seen_by)
-        return list(found.values())
+            seen_by += [(level, set(in_part)) for level in part.common]
+        return list(found.values()), seen_by
 
     def tensor(
         self, name: str, experts: list[Place], base: Place | None, values: dict[str, Any],
@@ -187,9 +193,11 @@ class Planner:
         return TensorPlan(entry, base, experts, values, position, rows=maps)
 
     def copy(self, name: str, place: Place) -> TensorPlan:
-        """A tensor that is taken from one model as it is."""
-        entry = self._entry(name, [place], place, None)
-        return TensorPlan(entry, None, [place], {}, 0.0, copied=True)
+        """A tensor that is taken from one model as it is (its rows moved, if it goes by token)."""
+        moves = self.row_maps is not None and name in self.by_token
+        maps = self.row_maps((place[0],), None) if self.row_maps is not None and moves else None
+        entry = self._entry(name, [place], place, maps)
+        return TensorPlan(entry, None, [place], {}, 0.0, copied=True, rows=maps)
 
     def _entry(
         self, name: str, places: list[Place], leading: Place, maps: Mapping[str, RowMap] | None
@@ -234,6 +242,7 @@ def try_values(method: Method, items: list[TensorPlan]) -> None:
     for item in items:
         if not item.copied and (key := repr(item.values)) not in tried:
             tried.add(key)
-            one = np.ones((1, 1), dtype=np.float32)
-            base = one * 0 if item.base else None
-            merge_arrays(method, base, [one] * len(item.experts), item.values)
+            # No two alike and none parallel, as with real models.
+            random = np.random.default_rng(0).normal(size=(len(item.experts) + 1, 2, 4))
+            base, *experts = random.astype(np.float32)
+            merge_arrays(method, base if item.base else None, experts, item.values)
