@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from smelt.core.seed import seed_for
 from smelt.merge import ops
 from smelt.merge.method import load_method, merge_arrays
-from smelt.merge.sources import store
 from tests.merge import oracles
 
 Array = NDArray[Any]
@@ -373,55 +371,3 @@ def test_arcee_fusion(case: Case) -> None:
     assume(case.kind != "coarse")
     expected = oracles.arcee_fusion(case.base, case.experts)
     _agrees(_merge("arcee_fusion", case, {}), expected, case, _exact(case))
-
-
-# bfloat16, as most checkpoints are
-
-BFLOAT16: dict[str, dict[str, Any]] = {
-    "linear": {"weight": [0.3, 0.5, 0.4]},
-    "slerp": {"t": 0.3},
-    "passthrough": {"scale": [0.7]},
-    "task_arithmetic": {"weight": [0.3, 0.5, 0.4], "lambda_": 0.8},
-    "ties": {"density": [0.3, 0.5, 0.9], "weight": [0.3, 0.5, 0.4]},
-    "breadcrumbs": {"density": [0.3, 0.5, 0.9], "gamma": [0.01, 0.1, 0.0]},
-    "breadcrumbs_ties": {"density": [0.3, 0.5, 0.9], "gamma": [0.01, 0.1, 0.0]},
-    # Selected, equal variances that float64 rounds apart would move all other weights a little.
-    "sce": {"density": 1.0},
-    "nuslerp": {"weight": [0.3, 0.5]},
-    "multislerp": {"weight": [0.3, 0.5, 0.4]},
-    "karcher": {},
-    "model_stock": {},
-    "ram": {},
-    "ramplus_tl": {},
-    "nearswap": {"t": 1e-4},
-    "arcee_fusion": {},
-}
-
-
-def _places(values: Array) -> Array:
-    """bfloat16 numbers as integers, neighbours one apart."""
-    bits = values.view(np.uint16).astype(np.int64)
-    return np.where(bits & 0x8000, 0x8000 - bits, bits)
-
-
-@pytest.mark.parametrize("name", sorted(BFLOAT16))
-def test_bfloat16_is_the_rounded_oracle(name: str) -> None:
-    method, values = load_method(name), BFLOAT16[name]
-    random = np.random.default_rng(5)
-    base = (random.normal(size=(60, 80)) * 0.02).astype(ml_dtypes.bfloat16)
-    count = min(3, method.num_experts[1] or 3)
-    experts = [
-        (base.astype(np.float32) + random.normal(size=base.shape) * 1e-3).astype(ml_dtypes.bfloat16)
-        for _ in range(count)
-    ]
-    merged = merge_arrays(method, base, experts, values)
-    assert merged.dtype == np.float32
-    found, bad = store(merged, "BF16")
-    assert bad == 0
-    known = values | ({"scale": 0.7} if name == "passthrough" else {})
-    given_base = None if name in ("slerp", "linear", "karcher", "passthrough") else base
-    expected = getattr(oracles, name)(given_base, experts, **known)
-    rounded, _ = store(expected.astype(np.float32), "BF16")
-    off = np.abs(_places(found) - _places(rounded))
-    assert off.max() <= 1
-    assert (off == 0).mean() >= 0.985

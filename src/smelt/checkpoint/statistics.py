@@ -5,6 +5,8 @@ are those of the model's checkpoint. A Gram matrix of an input that several laye
 once; `Statistics` resolves that.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,11 +64,49 @@ class Description(Recipe):
 
 
 def weights_sha256(checkpoint: Checkpoint) -> str:
-    """Identity of a model: the names and contents of its weight files, read once (1 GB: a second).
+    """Identity of a model: names, types, shapes and contents of its tensors.
 
-    Tokenizer and configuration do not count; the same tensors cut into other shards do.
+    Tokenizer and configuration do not count, nor how the tensors are cut into files. Large files
+    are read once (1 GB: a second) and noted, as those of `digest.file`.
     """
-    return digest.value({file.name: digest.file(file) for file in checkpoint.files})
+    return digest.value(
+        [
+            [name, spec.dtype, list(spec.shape), hashes[name]]
+            for file in checkpoint.files
+            for hashes in [_tensor_hashes(file)]
+            for name, spec in checkpoint.tensors.items() if spec.file == file
+        ]
+    )
+
+
+_PIECE_BYTES = 1 << 24
+
+
+def _tensor_hashes(file: Path) -> dict[str, str]:
+    """sha256 of the bytes of each tensor in a file."""
+    specs = read_header(file)
+
+    def find(path: Path) -> str:
+        found = {}
+        with path.open("rb") as stream:
+            for name, spec in specs.items():
+                content, left = hashlib.sha256(), spec.num_bytes
+                stream.seek(spec.start)
+                while left:
+                    piece = stream.read(min(left, _PIECE_BYTES))
+                    if not piece:
+                        raise UserError(path, f"ends inside tensor '{name}'", "an unchanged file")
+                    content.update(piece)
+                    left -= len(piece)
+                found[name] = content.hexdigest()
+        return json.dumps(found)
+
+    def sound(text: str) -> bool:
+        hashes = json.loads(text)  # ValueError when it was cut off
+        return isinstance(hashes, dict) and hashes.keys() == specs.keys()
+
+    hashes: dict[str, str] = json.loads(digest.noted(file, find, sound, "tensors"))
+    return hashes
 
 
 @dataclass(frozen=True)
@@ -136,7 +176,7 @@ class Statistics:
         return data.reshape(spec.shape)
 
     def check_belongs(self, checkpoint: Checkpoint, *, contents: bool = True) -> None:
-        """Refuse statistics of another model: other shapes, or other bytes of its weight files.
+        """Refuse statistics of another model: other shapes, or other bytes in its tensors.
 
         contents: False leaves the hash out (a pass over the files), when it was compared before.
         Raises UserError with the command that measures this model.
@@ -149,7 +189,7 @@ class Statistics:
                     checkpoint, f"'{name}' is {measured.shape} here and {seen} in the model"
                 )
         if contents and weights_sha256(checkpoint) != self.description.weights_sha256:
-            raise self._foreign(checkpoint, "the weight files differ")
+            raise self._foreign(checkpoint, "the weights differ")
 
     def _foreign(self, checkpoint: Checkpoint, why: str) -> UserError:
         return UserError(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,32 @@ _SETTLED_SECONDS = 2.0
 
 
 def file(path: Path) -> str:
-    """sha256 of a file's bytes.
+    """sha256 of a file's bytes; a large file that did not change since is not read again."""
+    return noted(path, _hash, lambda text: len(text) == 64)
 
-    A large file that did not change since is not read again: as git does it, a note in the user's
-    cache holds the hash under the file's device, inode, size and times. Its change time cannot be
-    set back by a program, and a file younger than two seconds is not noted, so that a change within
-    one tick of the clock is seen.
+
+def noted(
+    path: Path, find: Callable[[Path], str], sound: Callable[[str], bool], what: str = ""
+) -> str:
+    """What `find` says of a file (one line of ASCII), from a note if there is a sound one.
+
+    As git does it, a note in the user's cache holds what was found in a large file under the file's
+    device, inode, size and times. Its change time cannot be set back by a program, and a file
+    younger than two seconds is not noted, so that a change within one tick of the clock is seen.
+    what: tells notes about one file apart; sound: whether a note is whole.
     """
     state = path.stat()
     if state.st_size < _NOTED_BYTES:
-        return _hash(path)
+        return find(path)
     facts = [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    note = _notes() / value([str(path.resolve()), *facts])
+    note = _notes() / value([str(path.resolve()), *facts, *([what] if what else [])])
     try:
         known = note.read_text(encoding="ascii").strip()
-        if len(known) == 64:
+        if sound(known):
             return known
     except (OSError, ValueError):
         pass
-    found = _hash(path)
+    found = find(path)
     newest = max(state.st_mtime, state.st_ctime)
     after = path.stat()
     same = [after.st_size, after.st_mtime_ns, after.st_ctime_ns] == facts[2:]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 Scalar: TypeAlias = bool | int | float | str
+EVERY = (None, "*")
+"""Filters that match every tensor."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,8 @@ class Span:
     """Default, legal range [low, high] and searchable range of a parameter.
 
     per_expert: one value for each expert, else one for the merge; even: the default is 1/experts;
-    boolean: true or false (low 0, high 1); a default of None: a recipe must set it, else the method
-    raises UserError.
+    boolean: true or false (low 0, high 1); whole: whole numbers only; a default of None: a recipe
+    must set it, else the method raises UserError.
     """
 
     low: float
@@ -28,6 +30,7 @@ class Span:
     per_expert: bool = False
     even: bool = False
     boolean: bool = False
+    whole: bool = False
 
     def __str__(self) -> str:
         if self.boolean:
@@ -37,8 +40,9 @@ class Span:
         else:
             default = "default 1/experts" if self.even else f"default {self.default:g}"
         scope = "one for each expert" if self.per_expert else "one for the merge"
+        kind = "a whole number from " if self.whole else ""
         return (
-            f"{scope}, {self.low:g} to {self.high:g}, {default}, "
+            f"{scope}, {kind}{self.low:g} to {self.high:g}, {default}, "
             f"searched from {self.search_low:g} to {self.search_high:g}"
         )
 
@@ -98,13 +102,16 @@ Distance = Annotated[float | None, Span(0.0, 100.0, None, search_low=1e-6, searc
 Tiny = Annotated[float, Span(0.0, 1.0, 1e-8, search_low=1e-9, search_high=1e-6)]
 """Number below which a length counts as 0."""
 
-Steps = Annotated[float, Span(0.0, 1000.0, 10.0, search_low=1.0, search_high=20.0)]
-"""Most steps of an iteration (a whole number)."""
+Steps = Annotated[float, Span(0.0, 1000.0, 10.0, search_low=1.0, search_high=20.0, whole=True)]
+"""Most steps of an iteration."""
 
 Scale = Annotated[
     list[float], Span(-100.0, 100.0, 1.0, search_low=0.0, search_high=2.0, per_expert=True)
 ]
 """Factor on a tensor that is passed through."""
+
+
+FORMS = "a number, a list of numbers over depth, or a list of {filter, value}"
 
 
 def check_setting(setting: Any) -> Any:
@@ -117,9 +124,9 @@ def check_setting(setting: Any) -> Any:
     for item in conditions:
         if not isinstance(item, dict):
             raise ValueError("a list of {filter, value}, or a list of numbers, not both")
-        unknown = sorted(set(item) - {"filter", "value"})
-        if unknown or "value" not in item:
-            raise ValueError(f"the keys 'filter' and 'value', not {sorted(map(str, item))}")
+        if "value" not in item or not set(item) <= {"filter", "value"}:
+            found = ", ".join(map(str, item)) or "nothing"
+            raise ValueError(f"{FORMS}, found a mapping of {found}")
         if not isinstance(item.get("filter"), str | None):
             raise ValueError("a filter that is a part of tensor names, or '*'")
         _check_value(item["value"])
@@ -129,10 +136,27 @@ def check_setting(setting: Any) -> Any:
 def _check_value(value: Any) -> Any:
     items = value if isinstance(value, list) else [value]
     if not items or not all(isinstance(item, bool | int | float | str) for item in items):
-        raise ValueError("a number, a list of numbers over depth, or a list of {filter, value}")
-    if len(items) > 1 and len({isinstance(item, bool | str) for item in items}) > 1:
+        raise ValueError(FORMS)
+    if len({isinstance(unquoted(item), bool | str) for item in items}) > 1:
         raise ValueError("a list of numbers, or a list of true and false, not both")
     return value
+
+
+def unquoted(value: Any) -> Any:
+    """A number that a recipe has in quotes, which mergekit reads as one too; else as it is.
+
+    Also of each item of a list, and of the values of {filter, value}.
+    """
+    if isinstance(value, list):
+        return [unquoted(item) for item in value]
+    if isinstance(value, dict):
+        return {**value, "value": unquoted(value["value"])}
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def conditions_of(setting: Any) -> list[dict[str, Any]]:
@@ -144,9 +168,18 @@ def conditions_of(setting: Any) -> list[dict[str, Any]]:
     return [{"filter": None, "value": setting}]
 
 
+def unreached(setting: Any) -> list[dict[str, Any]]:
+    """The conditions that stand after one which matches every tensor: no tensor gets to them."""
+    conditions = conditions_of(setting)
+    for place, condition in enumerate(conditions):
+        if condition.get("filter") in EVERY:
+            return conditions[place + 1 :]
+    return []
+
+
 def matches(pattern: str | None, tensor_name: str) -> bool:
     """mergekit's rule: a filter is a substring; none and '*' match every tensor."""
-    return pattern is None or pattern == "*" or pattern in tensor_name
+    return pattern is None or pattern in EVERY or pattern in tensor_name
 
 
 def resolve(setting: Any, tensor_name: str, position: float) -> Scalar | None:

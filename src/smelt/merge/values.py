@@ -6,7 +6,7 @@ from typing import Any
 
 from smelt.core.errors import UserError, nearest
 from smelt.merge.method import Method, Parameter
-from smelt.merge.parameters import conditions_of, matches, resolve
+from smelt.merge.parameters import conditions_of, matches, resolve, unquoted, unreached
 
 # Accepted and without any numeric effect, in mergekit as here.
 NO_EFFECT = ("int8_mask",)
@@ -43,6 +43,14 @@ def check_level(
             raise UserError(f"{where}.{key}", "set for one model", expected, see)
         for value in _values_in(setting):
             check_value(f"{where}.{key}", value, parameter)
+        if parameter.span is not None and not parameter.span.boolean:
+            setting = unquoted(setting)  # a list of text would step, one of numbers interpolates
+        if late := unreached(setting):
+            named = ", ".join(f"'{one.get('filter') or '*'}'" for one in late)
+            warnings.append(
+                f"{where}.{key}: the filter {named} has no effect, a condition before it matches "
+                "every tensor and the first that matches wins"
+            )
         settings[parameter.key] = setting
     return Level(where, settings), warnings
 
@@ -63,21 +71,12 @@ def check_value(where: str, value: Any, parameter: Parameter) -> Any:
         if isinstance(value, str) or value not in (0, 1):
             raise UserError(where, f"found {value!r}", "true or false")
         return bool(value)
-    value = _unquoted(value)
-    low, high = parameter.span.low, parameter.span.high
-    if isinstance(value, bool | str) or not low <= value <= high:
-        raise UserError(where, f"found {value!r}", f"a number from {low:g} to {high:g}")
+    value = unquoted(value)
+    low, high, whole = parameter.span.low, parameter.span.high, parameter.span.whole
+    kind = "a whole number" if whole else "a number"
+    if isinstance(value, bool | str) or not low <= value <= high or (whole and value % 1):
+        raise UserError(where, f"found {value!r}", f"{kind} from {low:g} to {high:g}")
     return float(value)
-
-
-def _unquoted(value: Any) -> Any:
-    """A number that a recipe has in quotes, which mergekit reads as one too."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        return value
 
 
 def values_for(
@@ -111,6 +110,8 @@ def _find(
     for level in levels:
         if parameter.key in level.settings:
             value = resolve(level.settings[parameter.key], tensor, position)
+            if parameter.span is not None and parameter.span.whole and isinstance(value, float):
+                value = round(value)  # between the whole numbers of a list over depth
             if value is not None:
                 return check_value(f"{level.where}.{parameter.key}", value, parameter)
     return parameter.start(num_experts)

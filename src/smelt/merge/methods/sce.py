@@ -17,6 +17,7 @@ Evidence: for: FuseChat-7B and FuseO1, by its authors; against: no independent s
 """
 
 import math
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -46,7 +47,9 @@ def statistics(
             paper = rule == "paper"
             return [[max(1, int(density * size)) if paper else int(density * int(nonzero[0]))]]
 
-        ((threshold,),) = kth_largest(tensor, _variance, ranks)
+        # The base moves no variance, so these passes do without it.
+        alone = replace(tensor, base=None, wide=tensor.dtype is np.float64)
+        ((threshold,),) = kth_largest(alone, _variance, ranks)
     energy = np.zeros(count)
     for block in tensor:
         energy += ops.energies(_selected(block.base, block.experts, threshold))
@@ -62,7 +65,9 @@ def _variance(block: Block) -> ops.Array:
 
 def _selected(base: ops.Array, experts: ops.Array, threshold: float) -> ops.Array:
     deltas = ops.deltas_of(base, experts)
-    return deltas if threshold <= 0 else deltas * (ops.variances(experts) >= threshold)
+    if threshold > 0:
+        deltas *= ops.variances(experts) >= threshold
+    return deltas
 
 
 def sce(
