@@ -110,7 +110,9 @@ def _fail(line: str) -> None:
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a defect of ours, 2 what the user can mend."""
     from smelt.core.errors import UserError, missing_package, refusal
+    from smelt.core.limits import allow_open_files
 
+    allow_open_files()
     with _interrupts() as pressed:
         try:
             app_for(sys.argv[1:])(prog_name="smelt", standalone_mode=True)

@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from smelt.checkpoint import peft
 from smelt.checkpoint.adapter import PANEL, Adapter
@@ -329,3 +330,47 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (folder / peft.CONFIG).write_text(json.dumps([1]))
     with pytest.raises(UserError, match="a JSON list"):
         Adapter.open(folder, base)
+
+
+class Watched(np.ndarray[Any, Any]):
+    """An array that notes on how many threads each product with it is computed."""
+
+    seen: list[int] = []  # noqa: RUF012
+
+    def __matmul__(self, other: Any) -> Any:
+        threads = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+        self.seen.append(max(threads))
+        return np.asarray(self) @ other
+
+
+def test_products_are_computed_on_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "base", llama_tensors())
+    model = Checkpoint.open(folder)
+    shape = model.spec(f"{Q}.weight").shape
+    lora = write_adapter(tmp_path / "lora", linear(Q, (shape[0], shape[1])))
+    adapter = Adapter.open(lora, model)
+    load = adapter._load
+    monkeypatch.setattr(
+        adapter,
+        "_load",
+        lambda *key: (load(*key)[0].view(Watched), *load(*key)[1:]),
+    )
+    with threadpool_limits(2, user_api="blas"):
+        rows = np.zeros(shape, dtype=np.float32)
+        adapter.add_to(f"{Q}.weight", 0, rows)
+    assert rows.any()
+    assert set(Watched.seen) == {1}
+
+
+@pytest.mark.parametrize("name", [peft.CONFIG, peft.WEIGHTS])
+def test_files_that_are_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = write_model(tmp_path / "base", llama_tensors())
+    model = Checkpoint.open(folder)
+    shape = model.spec(f"{Q}.weight").shape
+    lora = write_adapter(tmp_path / "lora", linear(Q, (shape[0], shape[1])))
+    (lora / name).rename(tmp_path / "outside")
+    (lora / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=f"{name}: a link that leaves the folder"):
+        Adapter.open(lora, model)

@@ -82,3 +82,40 @@ def test_a_damaged_vocabulary_is_an_error_for_merge_and_export(
         folder.vocabulary(tmp_path)
     with pytest.raises(UserError, match=r"tokenizer.json"):
         read_vocabulary(tmp_path, 10)
+
+
+def test_the_type_of_the_parts_of_a_config_is_that_of_the_weights() -> None:
+    config = {
+        "dtype": "float32",
+        "text_config": {"torch_dtype": "float32", "rope_config": {"dtype": "float32", "x": 1}},
+        "vision_config": {"dtype": "float32"},
+        "audio_config": {"layers": 3},
+        "quantity": {"dtype": "float32"},
+    }
+    before = json.dumps(config)
+    kind = {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    assert folder.portable_config(config, "bfloat16") == {
+        **kind,
+        "text_config": {**kind, "rope_config": {**kind, "x": 1}},
+        "vision_config": kind,
+        "audio_config": {"layers": 3},
+        "quantity": {"dtype": "float32"},
+    }
+    assert folder.portable_config(config) == config
+    assert json.dumps(config) == before
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "video_preprocessor_config.json"])
+def test_no_link_that_leaves_the_folder_is_copied(tmp_path: Path, name: str) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (tmp_path / "secret").write_text("{}")
+    (source / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=f"{name}: a link that leaves the folder"):
+        folder.copy_side_files(source, target)
+    assert not list(target.iterdir())
+    (source / name).unlink()
+    (source / name).write_text("{}")
+    folder.copy_side_files(source, target)
+    assert [path.name for path in target.iterdir()] == [name]

@@ -83,6 +83,23 @@ def test_truncation_names_the_tensor(folder: Path) -> None:
         ({"x": {"dtype": "F32", "shape": [2]}}, "'x' has a damaged entry"),
         ({"x": 3}, "'x' has a damaged entry"),
         (
+            {"x": {"dtype": "U8", "shape": [0, 2**70], "data_offsets": [0, 0]}},
+            "'x' has 2 dimensions, the largest 1180591620717411303.*at most 64",
+        ),
+        ({"x": {"dtype": "U8", "shape": [0, 10**400], "data_offsets": [0, 0]}}, "the largest 1000"),
+        (
+            {"x": {"dtype": "U8", "shape": [1] * 65, "data_offsets": [0, 1]}},
+            "'x' has 65 dimensions",
+        ),
+        (
+            {"x\ud800": {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}},
+            r"tensor name 'x\\ud800' is no text",
+        ),
+        (
+            {"x": {"dtype": "\ud800", "shape": [8], "data_offsets": [0, 8]}},
+            r"'x' has dtype '\\ud800'",
+        ),
+        (
             {
                 "x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
                 "y": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
@@ -93,8 +110,15 @@ def test_truncation_names_the_tensor(folder: Path) -> None:
 )
 def test_damaged_headers(folder: Path, header: dict[str, Any], message: str) -> None:
     (folder / SINGLE).write_bytes(_header(header))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         Checkpoint.open(folder)
+    assert str(caught.value).encode(), "it can be printed"
+
+
+def test_a_tensor_of_many_dimensions_that_is_legal(folder: Path) -> None:
+    entry = {"dtype": "U8", "shape": [1] * 63 + [8], "data_offsets": [0, 8]}
+    (folder / SINGLE).write_bytes(_header({"x": entry}))
+    assert Checkpoint.open(folder).array("x").shape == (*[1] * 63, 8)
 
 
 def test_header_that_is_no_json(folder: Path) -> None:
@@ -142,6 +166,24 @@ def test_link_that_leaves_its_folder(sharded: Path, tmp_path: Path) -> None:
         Checkpoint.open(sharded)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", SINGLE, "tokenizer.json", "tokenizer.model", "chat_template.jinja"]
+)
+def test_no_file_of_a_model_may_be_a_link_out_of_it(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    if not (folder / name).exists():
+        (folder / name).write_text("{}")
+    (folder / name).rename(tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=f"{name}: a link that leaves the folder"):
+        Checkpoint.open(folder)
+    (tmp_path / "outside").rename(folder / "inside")
+    (folder / name).unlink()
+    (folder / name).symlink_to("inside")
+    assert Checkpoint.open(folder).names() == sorted(TENSORS)
+
+
 def test_hub_cache_links_are_allowed(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "models--org--model"
     snapshot = home / "snapshots" / "abc"
@@ -162,6 +204,10 @@ def test_missing_shard(sharded: Path) -> None:
 
 def test_tensor_that_is_not_in_its_shard(sharded: Path) -> None:
     files = sorted(path.name for path in sharded.glob("model-*"))
+    _edit_index(sharded, lambda weights: weights.update({"\ud800": files[0]}))
+    with pytest.raises(UserError, match="is no text"):
+        Checkpoint.open(sharded)
+    _edit_index(sharded, lambda weights: weights.__delitem__("\ud800"))
     _edit_index(sharded, lambda weights: weights.update({"ghost": files[0]}))
     with pytest.raises(UserError, match="tensor 'ghost' is not in model-00001"):
         Checkpoint.open(sharded)

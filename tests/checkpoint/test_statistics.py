@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from smelt.checkpoint.reader import Checkpoint
 from smelt.checkpoint.statistics import DESCRIPTION, Statistics, weights_sha256
+from smelt.checkpoint.writer import write_tensors
 from smelt.core.errors import UserError
 
 GENERATOR = np.random.default_rng(0)
@@ -105,6 +106,11 @@ def test_only_the_same_model_is_served(model: Path, tmp_path: Path) -> None:
     found.check_belongs(Checkpoint.open(model))
     (model / "tokenizer.json").write_text("{}")  # not weights
     found.check_belongs(Checkpoint.open(model))
+    cut = tmp_path / "cut"  # the same tensors in other files
+    shutil.copytree(model, cut)
+    (cut / "model.safetensors").unlink()
+    write_tensors(cut, WEIGHTS, max_shard_bytes=50)
+    found.check_belongs(Checkpoint.open(cut))
     other = tmp_path / "other"
     shutil.copytree(model, other)
     changed = {name: tensor.copy() for name, tensor in WEIGHTS.items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from smelt.checkpoint.reader import SINGLE, Checkpoint
+from smelt.core.errors import UserError
 from smelt.evals.smoke import smoke
 from smelt.verbs.merge import execute
 from tests.merge.conftest import load, rewrite
@@ -31,8 +32,8 @@ def test_a_copy_of_its_parent_is_sound_and_has_its_bits(home: Path) -> None:
 
 def test_a_model_far_from_its_parents_is_suspect(home: Path) -> None:
     tensors = load(home / "b")
-    name = "model.layers.1.mlp.down_proj.weight"
-    rewrite(home / "b", tensors | {name: tensors[name] * 1000})
+    name = "model.norm.weight"  # very sure of what it says, which is wrong
+    rewrite(home / "b", tensors | {name: tensors[name] * 30})
     found = smoke(home / "b", {"a": home / "a"})
     assert found["verdict"].startswith("suspect: ")
 
@@ -93,3 +94,74 @@ def test_merged_values_are_what_was_tested(home: Path) -> None:
     assert (home / "out" / SINGLE).is_file()
     merged = Checkpoint.open(home / "out").read("model.norm.weight")
     assert torch.isfinite(merged).all()
+
+
+def test_the_merge_is_published_before_it_is_tested(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hazard: a system that kills the test for its memory must not take the merge with it."""
+
+    def killed(model: Path, parents: dict[str, Path], *, device: str) -> dict[str, Any]:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("smelt.evals.smoke.smoke", killed)
+        with pytest.raises(SystemExit):
+            execute(RECIPE, home / "out", where="r")
+        assert (home / "out/run.json").is_file()
+        assert not (home / "out.partial").exists()
+        execute(RECIPE, home / "out", where="r")  # no second test that would be killed again
+    assert "merge: " in capfd.readouterr().err
+    assert not (home / "out/smoke.json").exists()
+    execute(RECIPE, home / "out", where="r", smoke=True)  # unless it is asked for
+    assert "model" in json.loads((home / "out/smoke.json").read_text())
+
+
+OUT_OF_MEMORY: list[BaseException] = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("MPS backend out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["parent", "model", "model, by transformers"])
+def test_too_little_memory_is_not_the_fault_of_the_model(
+    home: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
+) -> None:
+    def bits(folder: Path, device: str) -> dict[str, float]:
+        if (folder.name == "a") != (where == "parent"):
+            return {"bits_per_byte": 2.0, "perplexity": 3.0}
+        if where == "model, by transformers":
+            raise UserError(folder, "cannot be loaded") from error
+        raise error
+
+    monkeypatch.setattr("smelt.evals.smoke._bits", bits)
+    found = smoke(home / "b", {"a": home / "a"}, device="cpu")
+    assert found["verdict"] == "not tested: out of memory on cpu"
+
+
+def test_other_errors_of_torch_stay_errors(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bits(folder: Path, device: str) -> dict[str, float]:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("smelt.evals.smoke._bits", bits)
+    with pytest.raises(RuntimeError, match="shapes"):
+        smoke(home / "b", {"a": home / "a"})
+
+
+def test_parents_of_one_name_are_kept_apart(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for old, new in (("a", "runs/a/final"), ("b", "runs/b/final")):
+        (home / new).parent.mkdir(parents=True)
+        (home / old).rename(home / new)
+    pico_llama(home / "merged", seed=2)
+    names = ["runs/a/final", "runs/b/final", "merged"]
+    recipe = {"merge_method": "linear", "models": [{"model": name} for name in names]}
+    execute(recipe, home / "out", where="r")
+    found = json.loads((home / "out/smoke.json").read_text())
+    assert set(found["parents"]) == {"a/final", "b/final", "merged"}
+    told = capfd.readouterr().err
+    for name, bits in [("this merge", found["model"]), *found["parents"].items()]:
+        assert f"  {name}: {bits['bits_per_byte']} bits per byte" in told
+    assert told.count("  merged: ") == 1

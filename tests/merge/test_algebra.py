@@ -1,10 +1,8 @@
 """Linear algebra of merges: exact at every size, the same bytes on any number of threads."""
 
-import threading
-
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from smelt.merge import algebra
 from tests.merge import oracles
@@ -37,29 +35,6 @@ def test_large_matrices_equal_the_oracle(method: str) -> None:
     values = {"steps": 20} if method == "wudi" else {}
     expected = (oracle or getattr(oracles, method))(base, experts, **values)
     close(merged(method, base, experts, **values), expected, base, 1e-4)
-
-
-def test_one_thread_is_kept_while_anyone_is_inside() -> None:
-    def threads() -> list[int]:
-        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
-
-    before = threads()
-    inside, leave = threading.Event(), threading.Event()
-
-    def other() -> None:
-        with algebra.one_thread():
-            inside.set()
-            leave.wait(10)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    assert inside.wait(10)
-    with algebra.one_thread():
-        assert set(threads()) == {1}
-    assert set(threads()) == {1}, "the other thread is still inside"
-    leave.set()
-    thread.join()
-    assert threads() == before
 
 
 @pytest.mark.parametrize("method", [*ON_MATRICES, "regmean"])

@@ -1,6 +1,7 @@
 """Merging for real: on disk and in memory, tied heads, damaged numbers, regression hazards."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ import pytest
 import torch
 
 from smelt.checkpoint.reader import Checkpoint
+from smelt.checkpoint.writer import Writer
+from smelt.core import digest
 from smelt.core.errors import UserError
+from smelt.merge import record
 from smelt.merge.apply import InMemory, merge_to_folder
 from smelt.merge.plan import plan
 from smelt.merge.recipe import parse_recipe
@@ -209,3 +213,116 @@ def test_in_memory_refuses_different_sources(models: Path) -> None:
     recipe = parse_recipe({"merge_method": "passthrough", "slices": slices}, "r")
     with pytest.raises(UserError, match="slices of different models"):
         InMemory(recipe, "r")
+
+
+COUNTED: dict[str, Any] = {"merge_method": "linear", "models": BOTH, "nonfinite": "count"}
+
+
+@pytest.fixture
+def damaged(models: Path) -> Path:
+    """Three NaN in each tensor of math, one infinity in each of code."""
+    for name, value, count in (("math", float("nan"), 3), ("code", float("inf"), 1)):
+        tensors = load(models / name)
+        for tensor in tensors.values():
+            tensor.view(-1)[:count] = value
+        rewrite(models / name, tensors)
+    return models
+
+
+def _counted(out: Path, **options: Any) -> dict[str, int]:
+    made = plan(parse_recipe(COUNTED, "r"), "r", max_shard_bytes=10_000)
+    return merge_to_folder(made, out, **options)
+
+
+def test_counts_are_the_same_for_any_threads_and_leave_no_file(damaged: Path) -> None:
+    tensors = len(load(damaged / "math"))
+    for threads in (1, 4):
+        out = damaged / f"out{threads}"
+        expected = {"code": tensors, "math": 3 * tensors}
+        assert _counted(out, threads=threads) == expected
+        assert not list(out.glob("*nonfinite*"))
+
+
+@pytest.mark.parametrize("lost", [None, "removed", "cut"])
+def test_counts_of_an_interrupted_merge(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch, lost: str | None
+) -> None:
+    """Hazard: only what the last attempt wrote is counted."""
+    whole = _counted(damaged / "whole")
+    ended = []
+    end = Writer.end
+
+    def killed(writer: Writer) -> None:
+        if len(ended) == 2:
+            raise SystemExit(137)
+        end(writer)
+        ended.append(writer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "end", killed)
+        with pytest.raises(SystemExit):
+            _counted(damaged / "out")
+    shards = sorted((damaged / "out").glob("*.safetensors"))
+    assert len(shards) == 2
+    times = [path.stat().st_mtime_ns for path in shards]
+    notes = sorted((damaged / "out").glob("*nonfinite.json"))
+    if lost == "removed":
+        notes[0].unlink()
+    elif lost == "cut":
+        notes[0].write_text("{")
+    assert _counted(damaged / "out", resume=True) == whole
+    assert digest.files(damaged / "out") == digest.files(damaged / "whole")
+    kept = [path.stat().st_mtime_ns == time for path, time in zip(shards, times, strict=True)]
+    assert kept == [lost is None, True]
+
+
+def test_counts_of_models_of_one_name(damaged: Path) -> None:
+    from smelt.verbs.merge import execute
+
+    for name in ("math", "code"):
+        (damaged / "runs" / name).mkdir(parents=True)
+        (damaged / name).rename(damaged / "runs" / name / "final")
+    models = [{"model": f"runs/{name}/final"} for name in ("math", "code")]
+    execute(COUNTED | {"models": models}, damaged / "out", where="r", smoke=False)
+    found = json.loads((damaged / "out/run.json").read_text())["nonfinite"]
+    assert set(found) == {"math/final", "code/final"}
+    assert found["math/final"] == 3 * found["code/final"] > 0
+
+
+def test_warnings_name_models_of_one_name_apart(models: Path) -> None:
+    for name in ("math", "code"):
+        (models / "runs" / name).mkdir(parents=True)
+        (models / name).rename(models / "runs" / name / "final")
+    config = models / "runs/code/final/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 999}))
+    entries = [{"model": f"runs/{name}/final"} for name in ("math", "code")]
+    made = plan(parse_recipe({"merge_method": "linear", "models": entries}, "r"), "r")
+    (warning,) = (text for text in record.warnings(made) if text.startswith("vocab_size differs"))
+    assert "999 in code/final" in warning
+    assert " math/final" in warning
+    assert "runs" not in warning
+
+
+def test_every_model_has_an_input_name_of_its_own(models: Path) -> None:
+    """Hazard: two bases of slices overwrite each other, and a change of one goes unseen."""
+    for name in ("other1", "other2", "words"):
+        shutil.copytree("base", name)
+    sources = [{"model": "math", "layer_range": [0, 1]}, {"model": "code", "layer_range": [0, 1]}]
+    recipe = {
+        "merge_method": "task_arithmetic", "base_model": "base",
+        "slices": [
+            {"base_model": "other1", "sources": sources},
+            {"base_model": "other2", "sources": sources},
+        ],
+        "tokenizer_source": "words",
+    }  # fmt: skip
+    made = plan(parse_recipe(recipe, "r"), "r")
+    assert {label: Path(path).name for label, path in record.inputs(made).items()} == {
+        "base": "base", "expert-1": "math", "expert-2": "code",
+        "slice-base-1": "other1", "slice-base-2": "other2",
+        "tokenizer": "words",
+    }  # fmt: skip
+    plain = {**recipe, "merge_method": "linear"}
+    del plain["tokenizer_source"]
+    labels = record.inputs(plan(parse_recipe(plain, "r"), "r"))
+    assert {"slice-base-1", "slice-base-2"} <= set(labels)

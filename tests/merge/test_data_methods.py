@@ -118,3 +118,14 @@ def test_fisher_takes_the_rows_of_each_block() -> None:
     small = merged("fisher", None, experts, extras=extras, block=40)
     np.testing.assert_array_equal(small, merged("fisher", None, experts, extras=extras, block=9999))
     np.testing.assert_allclose(small, oracles.fisher(None, experts, fishers=extras), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.weight"])
+def test_regmean_gives_vocabularies_the_weighted_mean_in_any_blocks(name: str) -> None:
+    _, experts = models((20, 12), 2)
+    expected = 0.2 * experts[0] + 0.8 * experts[1]
+    for block in (24, 9999):
+        found = merged(
+            "regmean", None, experts, name=name, extras=grams(12, 2), weight=[1.0, 4.0], block=block
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-14)

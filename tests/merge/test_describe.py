@@ -4,12 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from smelt.checkpoint.reader import Checkpoint
+from smelt.checkpoint.writer import write_tensors
 from smelt.merge.describe import describe, kinship
+from smelt.merge.estimate import _STARTED_MB as STARTED_MB
 from smelt.merge.estimate import Estimate, estimate
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import parse_recipe
@@ -110,3 +115,154 @@ def test_merging_and_checking_import_no_torch(models: Path) -> None:
             "assert 'torch' not in sys.modules\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+Calls = list[dict[str, Any]]
+
+
+def sampled(monkeypatch: pytest.MonkeyPatch, made: MergePlan) -> Calls:
+    """What the estimate runs: names, shapes and statistics of its samples."""
+    from smelt.merge import estimate as module
+
+    calls: Calls = []
+    real = module.merge_arrays
+
+    def spy(method: Any, base: Any, experts: Any, values: Any, **keys: Any) -> Any:
+        calls.append({"shape": experts[0].shape, "base": base, **keys})
+        return real(method, base, experts, values, **keys)
+
+    monkeypatch.setattr(module, "merge_arrays", spy)
+    estimate(made)
+    return calls
+
+
+def test_embeddings_are_not_timed_as_decompositions(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = sampled(monkeypatch, both(merge_method="iso_c"))
+    whole = {call["name"] for call in calls if call["shape"] == (256, 256)}
+    blocks = {call["name"] for call in calls if call["shape"] == (256, 1024)}
+    vectors = {call["name"] for call in calls if call["shape"] == (1 << 18,)}
+    assert blocks == {"model.embed_tokens.weight"}
+    assert len(whole) == 1
+    assert all(name.endswith("_proj.weight") for name in whole)
+    assert all("norm" in name for name in vectors)
+    assert vectors
+
+
+def write_statistics(model: str, kind: str) -> str:
+    """Statistics of the attention and MLP of layer 0, as `smelt statistics` describes them."""
+    from safetensors.numpy import save_file
+
+    from smelt.checkpoint.statistics import weights_sha256
+
+    checkpoint = Checkpoint.open(model)
+    names = [name for name in checkpoint.names() if ".layers.0." in name and "_proj" in name]
+    shapes = {name: checkpoint.spec(name).shape for name in names}
+    folder = Path(f"{model}-{kind}")
+    folder.mkdir()
+    arrays = {
+        name: np.eye(shape[1], dtype=np.float32) if kind == "gram" else np.ones(shape, np.float32)
+        for name, shape in shapes.items()
+    }
+    save_file(arrays, folder / "s.safetensors")
+    facts = {
+        "format": 1, "kind": kind, "weights_sha256": weights_sha256(checkpoint),
+        "data_sha256": "0" * 64, "rows": 1, "examples": 1, "tokens": 1, "options": {},
+        "skipped": {}, "left_out": {}, "files": ["s.safetensors"],
+        "tensors": {
+            name: {"shape": list(shape), "stored_as": name, "tokens": 1}
+            | ({"input_axis": 1} if kind == "gram" else {})
+            for name, shape in shapes.items()
+        },
+    }  # fmt: skip
+    (folder / "statistics.json").write_text(json.dumps(facts))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("method", "kind"), [("regmean", "gram"), ("fisher", "fisher")])
+def test_statistics_are_part_of_the_sample(
+    models: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: str
+) -> None:
+    entries = [
+        {"model": one, "statistics": write_statistics(one, kind)} for one in ("math", "code")
+    ]
+    made = planned(base_model="base", merge_method=method, models=entries)
+    calls = sampled(monkeypatch, made)
+    given = [call for call in calls if call["extras"]]
+    assert {call["name"] for call in given} == {
+        name for name in [given[0]["name"]] if ".layers.0." in name
+    }
+    for call in given:
+        for extra in call["extras"]:
+            if kind == "fisher":
+                assert extra.shape == call["shape"]
+                assert (extra >= 0).all()
+            else:
+                assert extra.shape == (call["shape"][1],) * 2
+                assert np.linalg.eigvalsh(extra).min() > 0
+    left_out = [call for call in calls if not call["extras"]]
+    assert any(".layers.1." in call["name"] or "embed" in call["name"] for call in left_out)
+
+
+def stacked(path: Path, shape: tuple[int, int]) -> None:
+    path.mkdir()
+    tensors = {f"model.layers.{i}.mlp.up_proj.weight": np.ones(shape, np.float32) for i in (0, 1)}
+    write_tensors(path, tensors)
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 2}))
+
+
+def test_memory_is_that_of_whole_tensors_and_their_temporaries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks do not grow with the tensor; a decomposition holds several copies of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    peaks: dict[tuple[str, int], float] = {}
+    for side in (512, 1024):
+        for name in ("base", "a", "b"):
+            stacked(tmp_path / f"{name}{side}", (side, side))
+        models = [{"model": f"a{side}"}, {"model": f"b{side}"}]
+        for method in ("linear", "iso_c"):
+            made = planned(merge_method=method, base_model=f"base{side}", models=models)
+            peaks[method, side] = estimate(made).memory_mb - STARTED_MB
+    assert peaks["linear", 1024] == pytest.approx(peaks["linear", 512], rel=0.1)
+    assert peaks["iso_c", 1024] == pytest.approx(4 * peaks["iso_c", 512], rel=0.1)
+    # Base, two experts, the float64 sum of task vectors and its factors: more than five copies.
+    assert peaks["iso_c", 1024] > 5 * 4 * 1024**2 / 1e6
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")  # but there are two tensors only
+    models = [{"model": "a1024"}, {"model": "b1024"}]
+    made = planned(merge_method="iso_c", base_model="base1024", models=models)
+    wide = estimate(made).memory_mb - STARTED_MB
+    assert wide == pytest.approx(2 * peaks["iso_c", 1024], rel=0.1)
+
+
+def test_memory_of_gram_matrices_and_of_float64(models: Path) -> None:
+    entries: list[dict[str, Any]] = [
+        {"model": one, "statistics": write_statistics(one, "gram")} for one in ("math", "code")
+    ]
+    plain = estimate(both(merge_method="iso_c")).memory_mb
+    assert estimate(both(merge_method="iso_c", dtype="float64")).memory_mb > plain
+    regmean = planned(base_model="base", merge_method="regmean", models=entries)
+    kept = [item for item in regmean.tensors if "down_proj" in item.entry.name]
+    of_one = [replace(regmean, tensors=[item]) for item in kept]
+    measured, unmeasured = (estimate(one).memory_mb for one in of_one[:2])  # layers 0 and 1
+    assert measured > unmeasured
+
+
+def test_the_smoke_test_is_told_with_its_memory(models: Path) -> None:
+    from smelt.verbs.merge import check
+
+    recipe = {"merge_method": "linear", "models": [{"model": "math"}, {"model": "code"}]}
+    lines = check(recipe, where="r")
+    assert "smoke test: about 510 MB, --no-smoke leaves it out" in lines
+
+
+def test_no_smoke_test_is_told_where_none_is_run(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from smelt.verbs.merge import check
+
+    monkeypatch.setattr("smelt.verbs.merge.SMOKE_BYTES", 10)
+    recipe = {"merge_method": "linear", "models": [{"model": "math"}, {"model": "code"}]}
+    assert not any(line.startswith("smoke test") for line in check(recipe, where="r"))

@@ -44,7 +44,8 @@ VALUES: dict[str, list[dict[str, Any]]] = {
         {"density": [0.3, 0.5, 0.7], "weight": W, "epsilon": [0.2, 0.1, 0.0], "rule": rule}
         for rule in ("paper", "mergekit")
     ],
-    "sce": [{"density": 1.0}, {"density": 0.4}],
+    # Among equal variances of bfloat16 0.4 is a threshold that float64 would round apart.
+    "sce": [{"density": 1.0}, {"density": 0.3998}],
     "nuslerp": [{"weight": [0.3, 0.5]}, {"weight": [0.3, 0.5], "nuslerp_flatten": False}],
     "multislerp": [{"weight": W}],
     "nearswap": [{"t": 1e-4}],
@@ -124,16 +125,6 @@ def _places(values: Array) -> Array:
     return np.where(bits & 0x8000, 0x8000 - bits, bits)
 
 
-def _undecided(name: str, given: Input, values: dict[str, Any]) -> Array:
-    """Elements of sce whose variance is the threshold but for rounding: in bfloat16 many variances
-    are equal, and float64 rounds some of them apart."""
-    if name != "sce" or values["density"] == 1:
-        return np.zeros(SHAPE, dtype=bool)
-    variance = np.var(np.stack(oracles.deltas_of(given.base, given.experts)), axis=0)
-    threshold = np.sort(variance.ravel())[::-1][int(values["density"] * variance.size) - 1]
-    return np.abs(variance - threshold) <= 1e-12 * threshold
-
-
 @pytest.mark.parametrize(("name", "number"), RUNS)
 def test_bfloat16_is_the_rounded_oracle(name: str, number: int) -> None:
     """Also where matrices are decomposed: that happens in float64, and it is rounded once."""
@@ -143,9 +134,7 @@ def test_bfloat16_is_the_rounded_oracle(name: str, number: int) -> None:
     found, bad = store(merged, "BF16")
     assert bad == 0
     rounded, _ = store(_expected(name, given, values).astype(np.float32), "BF16")
-    clear = ~_undecided(name, given, values)
-    assert clear.mean() > 0.99
-    off = np.abs(_places(found) - _places(rounded))[clear]
+    off = np.abs(_places(found) - _places(rounded))
     assert off.max() <= 1
     assert (off == 0).mean() >= 0.999  # merging.md asks for 0.985
     # Most elements of a bfloat16 model move by less than its rounding under some methods.

@@ -1,12 +1,14 @@
 """Rows from files and memory, rounding to stored types, and blocks of any size."""
 
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ from smelt.merge.sources import ArraySource, Files, FileSource, load, store
 BITS = st.integers(0, 2**32 - 1)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.lists(BITS, min_size=1, max_size=50))
 def test_rounding_to_bfloat16_is_that_of_ml_dtypes(words: list[int]) -> None:
     values = np.array(words, dtype=np.uint32).view(np.float32).reshape(1, -1)
@@ -30,6 +33,50 @@ def test_rounding_to_bfloat16_is_that_of_ml_dtypes(words: list[int]) -> None:
     np.testing.assert_array_equal(found.view(np.uint16)[~nan], expected.view(np.uint16)[~nan])
     assert np.isnan(found.astype(np.float32)[nan]).all()
     assert bad == np.count_nonzero(~np.isfinite(expected.astype(np.float32)))
+
+
+WORDS = np.arange(0x7F80, dtype=np.uint16)
+"""The bfloat16 that are no negative and finite, ascending."""
+GRID = WORDS.view(ml_dtypes.bfloat16).astype(np.float64)
+
+
+@settings(deadline=None)
+@given(st.integers(0, len(GRID) - 2), st.sampled_from([0.25, 0.5, 0.75]), st.integers(-3, 3),
+       st.booleans())  # fmt: skip
+@example(0x3F80, 0.5, 1, False)
+def test_float64_is_rounded_to_bfloat16_once(
+    place: int, share: float, nudge: int, negative: bool
+) -> None:
+    """Around every kind of point between two neighbours, by exact fractions."""
+    low, high = GRID[place], GRID[place + 1]
+    value = float(low + share * (high - low))
+    value = float(np.nextafter(value, np.inf)) if nudge > 0 else value
+    value += nudge * abs(value) * 2.0**-45
+    down, up = Fraction(value) - Fraction(low), Fraction(high) - Fraction(value)
+    even = int(WORDS[place]) % 2 == 0
+    expected = low if down < up or (down == up and even) else high
+    sign = -1.0 if negative else 1.0
+    found, bad = store(np.array([[sign * value]]), "BF16")
+    assert found.astype(np.float64).item() == sign * expected
+    assert bad == 0
+
+
+def test_rounding_of_float64_at_the_ends() -> None:
+    values = np.array([[1 + 2.0**-8 + 2.0**-40, 1e300, -1e300, np.inf, np.nan, -0.0, 1e-300]])
+    found, bad = store(values, "BF16")
+    expected = np.array([[1.0078125, np.inf, -np.inf, np.inf, np.nan, -0.0, 0.0]])
+    np.testing.assert_array_equal(found.astype(np.float64), expected)
+    np.testing.assert_array_equal(np.signbit(found)[0, [5, 6]], [True, False])
+    assert bad == 4
+
+
+def test_nothing_may_be_the_first_that_a_thread_reads(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    files = Files()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(files.read, tmp_path / "file", 1, 0).result().size == 0
+        assert bytes(pool.submit(files.read, tmp_path / "file", 1, 2).result()) == b"bc"
+    files.close()
 
 
 def test_every_bfloat16_is_read_exactly() -> None:

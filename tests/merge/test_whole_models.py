@@ -13,6 +13,7 @@ from smelt.checkpoint.reader import SINGLE, Checkpoint
 from smelt.checkpoint.writer import write_tensors
 from smelt.core.errors import UserError
 from smelt.merge.apply import merge_to_folder
+from smelt.merge.model import Model
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import parse_recipe
 
@@ -234,3 +235,65 @@ def test_same_bytes_for_any_threads_and_shards(models: Path, threads: int) -> No
         np.testing.assert_array_equal(value, many[name])
         np.testing.assert_allclose(value, turned[name], atol=1e-7)
     assert len(list((models / "many").glob("*.safetensors"))) > 3
+
+
+def dare(out: Path, expert: str) -> Tensors:
+    return merged(
+        out, merge_method="dare_linear", base_model="base", parameters={"density": 0.5},
+        models=[{"model": expert}],
+    )  # fmt: skip
+
+
+def test_masks_do_not_depend_on_how_an_expert_is_cut_into_files(models: Path) -> None:
+    first = dare(models / "one", "math")
+    shutil.copytree("math", "cut")
+    (models / "cut" / SINGLE).unlink()
+    write_tensors(models / "cut", arrays(models / "math"), max_shard_bytes=10_000)
+    assert not (models / "cut" / SINGLE).exists()
+    for name, value in dare(models / "two", "cut").items():
+        np.testing.assert_array_equal(value, first[name])
+
+
+def test_masks_depend_on_what_an_expert_holds_and_under_which_names(models: Path) -> None:
+    first = Model.open("math").identity()
+    tensors = arrays(models / "math")
+    up, gate = (f"model.layers.0.mlp.{name}_proj.weight" for name in ("up", "gate"))
+    changes = [{up: tensors[gate], gate: tensors[up]}, {up: tensors[up].astype(np.float64)},
+               {up: tensors[up].reshape(-1)}]  # fmt: skip
+    found = {first}
+    for change in changes:
+        (models / "math" / SINGLE).unlink()
+        write_tensors(models / "math", tensors | change)
+        found.add(Model.open("math").identity())
+    assert len(found) == 1 + len(changes)
+
+
+def test_masks_of_an_adapter_depend_on_its_two_files_alone(models: Path) -> None:
+    name = "model.layers.1.mlp.up_proj"
+    path = adapter(models / "lora", name, *Checkpoint.open("base").spec(f"{name}.weight").shape)
+    first = Model.open("base+lora").identity()
+    (path / "README.md").write_text("Trained on Tuesday.")
+    (path / "optimizer.bin").write_bytes(b"x")
+    assert Model.open("base+lora").identity() == first
+    config = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 8}))
+    assert Model.open("base+lora").identity() != first
+
+
+def test_large_files_are_hashed_once(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMELT_CACHE", str(models / "cache"))
+    monkeypatch.setattr("smelt.core.digest._NOTED_BYTES", 100)
+    monkeypatch.setattr("smelt.core.digest._SETTLED_SECONDS", -1.0)
+    first = Model.open("math").identity()
+    (note,) = (models / "cache" / "smelt" / "sha256").iterdir()
+    with monkeypatch.context() as patched:
+        patched.delattr("smelt.checkpoint.statistics.hashlib")  # nothing is hashed again
+        assert Model.open("math").identity() == first
+    for damage in ("", "{", "[]", '{"model.norm.weight": "0"}'):
+        note.write_text(damage)
+        assert Model.open("math").identity() == first
+    tensors = arrays(models / "math")
+    tensors["model.norm.weight"] += 1
+    (models / "math" / SINGLE).unlink()
+    write_tensors(models / "math", tensors)
+    assert Model.open("math").identity() != first

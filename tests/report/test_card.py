@@ -63,3 +63,10 @@ def test_little_record() -> None:
     assert "base_model" not in front(text)
     assert "## Metrics" not in text
     assert "## Parents" not in text
+
+
+def test_the_name_of_a_recipe_is_the_title() -> None:
+    named = {**RECORD, "recipe": {"name": "pico | <maths>"}}
+    assert "\n# pico \\| &lt;maths>\n" in model_card(named)
+    assert "\n# base, math: merge result\n" in model_card(RECORD)
+    assert "\n# base, math: merge result\n" in model_card({**RECORD, "recipe": {"name": " "}})

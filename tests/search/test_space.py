@@ -127,3 +127,33 @@ def test_encode_is_the_inverse_of_value_within_the_range() -> None:
     found = [[space.value(genome, gene, group) for group in range(4)] for gene in range(3)]
     assert [one for row in found for one in row] == pytest.approx([v for r in values for v in r])
     assert space.encode([[-1.0] * 4, [0.0] * 4, [2.0] * 4]) == [0.0] * 8 + [1.0] * 4
+
+
+def test_models_may_be_written_as_mappings() -> None:
+    data = recipe(top={"weight": "search"})
+    data["base_model"] = {"model": {"path": "base"}}
+    data["models"][0]["model"] = {"model": "base", "lora": "lora"}
+    data["models"].append({"model": {"model": "base"}})
+    genes = find_genes(data, "r")
+    assert [gene.model for gene in genes] == [0, 1]
+    space = Space(without_marks(data, genes), genes, group_tensors(NAMES, 1, "r"))
+    found = space.parameters([0.2, 0.6], NAMES[0], {"weight": [0.5, 0.5]}, ["code", "base+lora"])
+    assert found == {"weight": pytest.approx([0.9, 0.3])}
+
+
+def test_a_tensor_that_is_copied_has_no_values() -> None:
+    data = recipe(top={"weight": "search", "lambda": "search"})
+    genes = find_genes(data, "r")
+    space = Space(without_marks(data, genes), genes, group_tensors(NAMES, "all", "r"))
+    tower = "vision_tower.layers.0.weight"
+    assert space.parameters([0.5] * space.size, tower, {}, ["math", "code"]) == {}
+
+
+def test_whole_numbers_are_searched_as_such() -> None:
+    data = recipe("karcher", {"max_iter": "search"})
+    genes = find_genes(data, "r")
+    space = Space(without_marks(data, genes), genes, group_tensors(NAMES, 1, "r"))
+    values = {space.value([n / 100], 0, 0) for n in range(101)}
+    assert values == {float(n) for n in range(1, 21)}
+    setting = space.recipe([0.5])["parameters"]["max_iter"]
+    assert setting == space.parameters([0.5], NAMES[0], {"max_iter": 9.0}, [])["max_iter"] == 10.0

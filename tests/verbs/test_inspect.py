@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from smelt import cli
 from smelt.core import digest
 from smelt.core.errors import UserError
-from smelt.verbs.inspect import execute, inspect, short_names
+from smelt.verbs.inspect import execute, inspect
 from tests.merge.conftest import finetune
 from tests.pico import pico_llama
 
@@ -102,13 +102,6 @@ def test_the_base_may_stand_among_the_models(home: Path) -> None:
     execute(["models/math", "models/base", "models/code"], "models/base", Path("a"))
     execute(["models/math", "models/code"], "models/base", Path("b"))
     assert (home / "a/inspect.json").read_bytes() == (home / "b/inspect.json").read_bytes()
-
-
-def test_names_are_as_short_as_they_can_be() -> None:
-    assert short_names(["a/x/final", "b/x/final", "b/final"]) == {
-        "a/x/final": "a/x/final", "b/x/final": "b/x/final", "b/final": "b/final",
-    }  # fmt: skip
-    assert short_names(["org/one", "two"]) == {"org/one": "one", "two": "two"}
 
 
 def test_torch_is_not_imported(home: Path) -> None:

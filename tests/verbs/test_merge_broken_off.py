@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -131,10 +132,11 @@ def _full(*_arguments: Any) -> None:
 
 
 def _full_after(calls: int) -> Callable[..., int]:
-    """A `pwrite` that succeeds so many times."""
+    """A `pwrite` that succeeds so many times, in a thread of the pool."""
     real, left = os.pwrite, iter(range(calls))
 
     def pwrite(*arguments: Any) -> int:
+        assert threading.current_thread().name.startswith("merge")
         if next(left, None) is None:
             _full()
         return real(*arguments)
@@ -146,7 +148,6 @@ def _full_after(calls: int) -> Callable[..., int]:
 def test_a_full_disk_is_one_error_and_the_same_command_continues(
     home: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """`reserving` in the thread of the command, the pieces in a thread of the pool."""
     sizes = shard_sizes(home)
     with monkeypatch.context() as fault:
         if moment == "reserving":
@@ -160,6 +161,21 @@ def test_a_full_disk_is_one_error_and_the_same_command_continues(
     assert raised.value.next_step == "mend it; the same command continues"
     assert len(weights(home / "out.partial")) == (1 if "later" in moment else 0)
     ends_like_the_whole(home)
+
+
+def test_a_disk_that_takes_less_than_it_is_given_gives_the_same_bytes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = os.pwrite, []
+
+    def pwrite(file: int, data: memoryview, position: int) -> int:
+        asked.append(len(data))
+        return real(file, data[:1000], position)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    merge("r.yaml", Path("out"))
+    assert max(asked) > 1000
+    assert digest.files(home / "out") == digest.files(home / "whole")
 
 
 @pytest.mark.parametrize("moment", ["reserving", "writing"])

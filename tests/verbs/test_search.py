@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from smelt.checkpoint.reader import Checkpoint
 from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core import digest
 from smelt.core.errors import UserError
@@ -20,7 +21,9 @@ from smelt.models.load import load_model, network_of, save_model
 from smelt.search.prepare import prepare
 from smelt.verbs import merge
 from smelt.verbs.search import check, execute
+from tests.adapters import floats, write_adapter
 from tests.merge.conftest import finetune
+from tests.merge.test_whole_models import VISION, folder, language_model, tower
 from tests.pico import pico_llama
 from tests.train.rows import SUMS, pair
 
@@ -241,5 +244,129 @@ def test_hub_names_are_inputs_by_their_folder(home: Path, monkeypatch: pytest.Mo
     data = recipe()
     data["models"][0]["model"] = "org/math"
     inputs = prepare(data, "r").inputs
-    assert inputs == {"models.0": "base", "models.1": str(home / "math"), "models.2": "code",
-                      "fitness": "fitness.jsonl"}  # fmt: skip
+    assert inputs == {"base": str(home / "base"), "expert-1": str(home / "math"),
+                      "expert-2": str(home / "code"), "fitness": "fitness.jsonl"}  # fmt: skip
+
+
+UP = "model.layers.1.mlp.up_proj"
+
+
+def _adapter(home: Path) -> Path:
+    rows, columns = Checkpoint.open(home / "base").spec(f"{UP}.weight").shape
+    factors = {
+        f"{UP}.lora_A.weight": floats(4, columns, seed=1),
+        f"{UP}.lora_B.weight": floats(rows, 4, seed=2),
+    }
+    return write_adapter(home / "lora", factors)
+
+
+@pytest.mark.parametrize("form", ["base+lora", {"model": "base", "lora": {"path": "lora"}}])
+def test_an_adapter_is_searched_like_any_expert(home: Path, form: Any) -> None:
+    _adapter(home)
+    data = recipe(evaluations=3)
+    data["models"][0]["model"] = form
+    execute(data, home / "out", where="r")
+    facts = record(home / "out")
+    assert set(facts["inputs"]) == {"base", "expert-1", "expert-1-lora", "expert-2", "fitness"}
+    assert facts["coefficients"]["rows"] == ["weight of lora", "lambda"]
+    assert str(home) not in (home / "out/run.json").read_text()
+    best = yaml.safe_load((home / "out/best.yaml").read_text())
+    assert best["models"][0]["model"] == {"model": {"path": "base"}, "lora": {"path": "lora"}}
+    merge.execute(best, home / "again", where="best.yaml")
+    written = digest.file(home / "out/model.safetensors")
+    assert written == digest.file(home / "again/model.safetensors")
+    assert written != digest.file(home / "base/model.safetensors")
+    warm = recipe(evaluations=1, warm_start="out")
+    warm["models"][0]["model"] = form
+    execute(warm, home / "warm", where="r")
+    start = record(home / "warm")["fitness"]["start"]
+    assert start == pytest.approx(facts["fitness"]["best"], abs=1e-6)
+
+
+def test_a_warm_start_with_another_adapter_is_refused(home: Path) -> None:
+    _adapter(home).rename(home / "one")
+    _adapter(home).rename(home / "two")
+    data = recipe(evaluations=1)
+    data["models"][0]["model"] = "base+one"
+    execute(data, home / "global", where="r")
+    data = recipe(warm_start="global")
+    data["models"][0]["model"] = "base+two"
+    with pytest.raises(UserError, match=r"warm_start: .*merges other models"):
+        execute(data, home / "out", where="r")
+
+
+def test_a_model_at_a_revision_is_read_from_the_folder_of_that_revision(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def hub(name: str, revision: str | None) -> Path:
+        asked.append((name, revision))
+        return home / "math"
+
+    monkeypatch.setattr("smelt.checkpoint.reader._from_hub", hub)
+    data = recipe(evaluations=1)
+    data["models"][0]["model"] = {"model": {"path": "org/math", "revision": "v2"}}
+    execute(data, home / "out", where="r")
+    assert set(asked) == {("org/math", "v2")}
+    facts = record(home / "out")
+    assert facts["inputs"]["expert-1"]["path"] == "math"
+    assert facts["best_recipe"]["models"][0]["model"] == data["models"][0]["model"]
+
+
+def _other_words(path: Path) -> None:
+    data = json.loads(path.read_text())
+    vocab = data["model"]["vocab"]
+    last = max(vocab, key=vocab.__getitem__)
+    data["model"]["vocab"] = {"word-of-code" if t == last else t: n for t, n in vocab.items()}
+    data["model"]["merges"] = [
+        pair for pair in data["model"]["merges"]
+        if "".join(pair if isinstance(pair, list) else pair.split(" ")) != last
+    ]  # fmt: skip
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("keys", [{"tokenizer_source": "union"}, {"tokenizer": {"source": "code"}}])
+def test_a_tokenizer_that_the_candidates_would_not_be_scored_with_is_refused(
+    home: Path, keys: dict[str, Any]
+) -> None:
+    same = prepare({**recipe(), **keys}, "r")
+    assert same.plan.vocabulary is not None, "one vocabulary, by whatever name"
+    _other_words(home / "code/tokenizer.json")
+    key = next(iter(keys))
+    with pytest.raises(UserError, match=rf"r: {key}: a tokenizer that is not.*Next: smelt merge"):
+        execute({**recipe(), **keys}, home / "out", where="r")
+    base = prepare({**recipe(), "tokenizer_source": "base"}, "r")
+    assert any(item.rows is not None for item in base.plan.tensors), "rows of code move to base's"
+
+
+def test_what_a_merge_keeps_of_a_vision_model_is_not_searched(home: Path) -> None:
+    folder(home / "vlm", language_model("model.language_model.", 0) | tower(100), **VISION)
+    folder(home / "llm", language_model("model.", 60), model_type="qwen2", hidden_size=4)
+    data = recipe("all") | {"base_model": "vlm", "models": [{"model": "llm"}]}
+    ready = prepare(data, "r")
+    copied = {item.entry.name for item in ready.plan.tensors if item.copied}
+    assert copied == set(tower(0))
+    assert not copied & {name for group in ready.space.groups for name in group.tensors}
+    genome = [0.5] * ready.space.size
+    for item in ready.plan.tensors:
+        found = ready.space.parameters(genome, item.entry.name, item.values, ["llm"])
+        new = {} if item.copied else {"weight": [0.75], "lambda_": 1.0}
+        assert found == {**item.values, **new}
+
+
+def test_a_vision_model_is_merged_in_memory_as_in_a_folder(home: Path) -> None:
+    folder(home / "vlm", language_model("model.language_model.", 0) | tower(100), **VISION)
+    folder(home / "llm", language_model("model.", 60), model_type="qwen2", hidden_size=4)
+    data = recipe("all") | {"base_model": "vlm"}
+    data["models"] = [{"model": "llm", "parameters": {"weight": 0.3}}]
+    ready = prepare(data, "r")
+    memory = InMemory(ready.recipe, "r")
+    assert memory.experts == ["llm"]
+    genome = ready.start(memory)
+    plain = {name: memory.values(name) for name in memory.names}
+    made = memory.merge(lambda n: ready.space.parameters(genome, n, plain[n], memory.experts))
+    merge.execute(ready.space.recipe(genome), home / "out", where="r", smoke=False)
+    written = Checkpoint.open(home / "out")
+    assert sorted(made) == written.names()
+    assert all(torch.equal(made[name], written.read(name)) for name in made)

@@ -27,6 +27,7 @@ from smelt.checkpoint.reader import (
     read_header,
 )
 from smelt.core.errors import UserError
+from smelt.core.one_thread import one_thread
 
 Array = npt.NDArray[Any]
 
@@ -124,11 +125,12 @@ class Adapter:
         left, right, *magnitude = self._load(name, rows.dtype)
         scale, stop = rows.dtype.type(low.scale), start_row + len(rows)
         panel = max(1, PANEL // right.shape[1])
-        for first in range(start_row - start_row % panel, stop, panel):
-            update = left[first : first + panel] @ right
-            update *= scale
-            begin, end = max(first, start_row), min(first + panel, stop)
-            rows[begin - start_row : end - start_row] += update[begin - first : end - first]
+        with one_thread():
+            for first in range(start_row - start_row % panel, stop, panel):
+                update = left[first : first + panel] @ right
+                update *= scale
+                begin, end = max(first, start_row), min(first + panel, stop)
+                rows[begin - start_row : end - start_row] += update[begin - first : end - first]
         for lengths in magnitude:
             norms = np.sqrt(np.add.reduce(np.square(rows), axis=1))
             ratio = np.divide(lengths[start_row:stop], norms, where=norms > 0, out=norms * 0)

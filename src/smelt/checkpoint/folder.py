@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smelt.checkpoint.reader import read_json
+from smelt.checkpoint.reader import read_json, refuse_leaving
 from smelt.core.errors import UserError
 
-MODEL_FILES = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
+MODEL_FILES = (
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+)
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -33,7 +38,8 @@ def portable_config(config: dict[str, Any], dtype: str | None = None) -> dict[st
     """config.json for transformers 4 and 5 alike: rope_theta at both places, both dtype keys.
 
     transformers 5 keeps theta in `rope_parameters`; a version 4 reader would silently take 10000.
-    dtype: "bfloat16", "float32"...; None keeps what the config says.
+    dtype: "bfloat16", "float32"..., also for the parts (text_config, vision_config...) that name
+    one; None keeps what the config says.
     """
     result = dict(config)
     rope = result.get("rope_parameters")
@@ -42,6 +48,22 @@ def portable_config(config: dict[str, Any], dtype: str | None = None) -> dict[st
     elif "rope_theta" in result and rope is None and not result.get("rope_scaling"):
         result["rope_parameters"] = {"rope_type": "default", "rope_theta": result["rope_theta"]}
     if dtype is not None:
+        result["dtype"] = result["torch_dtype"] = dtype
+        for key, part in config.items():
+            if key.endswith("_config") and isinstance(part, dict):
+                result[key] = _with_dtype(part, dtype)
+    return result
+
+
+def _with_dtype(part: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A part of a config, and the parts in it; one that names no type has that of the whole."""
+    result = {
+        key: _with_dtype(value, dtype)
+        if key.endswith("_config") and isinstance(value, dict)
+        else value
+        for key, value in part.items()
+    }
+    if "dtype" in part or "torch_dtype" in part:
         result["dtype"] = result["torch_dtype"] = dtype
     return result
 
@@ -52,9 +74,13 @@ def write_config(folder: Path, config: dict[str, Any], dtype: str | None = None)
 
 
 def copy_files(names: tuple[str, ...], source: Path, target: Path) -> list[str]:
-    """Copy those of the named files that exist (mode 0644); gives the names copied."""
+    """Copy those of the named files that exist (mode 0644); gives the names copied.
+
+    Raises UserError for a link that leaves the folder.
+    """
     copied = [name for name in names if (source / name).is_file()]
     for name in copied:
+        refuse_leaving(source / name)
         (target / name).write_bytes((source / name).read_bytes())
         (target / name).chmod(0o644)
     return copied

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+MAX_SIZE = 1 << 48  # of one dimension
+MAX_DIMENSIONS = 64  # the limit of numpy
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -76,6 +78,9 @@ class Checkpoint:
     def open(cls, folder: Path | str, *, revision: str | None = None) -> "Checkpoint":
         """Open a local folder or a hub model. Raises UserError naming the file and the tensor."""
         path = find_folder(str(folder), revision)
+        for file in sorted(path.iterdir()):
+            if any(file.match(pattern) for pattern in HUB_FILES):
+                refuse_leaving(file)
         config = read_json(path / "config.json")
         files = _weight_files(path)
         tensors: dict[str, TensorSpec] = {}
@@ -168,6 +173,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint folder. Raises UserError."""
     if not path.is_file():
         raise UserError(path, "no such file", "a checkpoint folder with config.json")
+    refuse_leaving(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -182,12 +188,22 @@ def read_optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _inside(folder: Path, file: Path) -> bool:
-    """Whether a file stays in its folder; a hub snapshot may link to its model's blobs."""
-    home = folder.resolve()
-    if home.parent.name == "snapshots" and (home.parents[1] / "blobs").is_dir():
-        home = home.parents[1]
-    return file.resolve().is_relative_to(home)
+def refuse_leaving(file: Path) -> None:
+    """Raise UserError for a link out of the file's folder; a hub snapshot may link to its blobs.
+
+    Else a folder from the net could name any file of this machine, and a result would carry it on.
+    """
+    if not file.is_symlink():
+        return
+    home = file.parent.resolve()
+    for folder in (home, *home.parents):
+        if folder.parent.name == "snapshots" and (folder.parents[1] / "blobs").is_dir():
+            home = folder.parents[1]
+            break
+    if not file.resolve().is_relative_to(home):
+        raise UserError(
+            file, "a link that leaves the folder", "a file inside it", "copy the file there"
+        )
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -208,8 +224,6 @@ def _weight_files(folder: Path) -> list[Path]:
         file = folder / name
         if not file.is_file():
             raise UserError(file, "missing shard", f"every file named in {INDEX}")
-        if not _inside(folder, file):
-            raise UserError(file, "a link that leaves the folder", "a file inside it")
         files.append(file)
     return files
 
@@ -219,7 +233,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(index, "no weight_map in it", "a mapping from tensor to file")
     for tensor, file in weight_map.items():
-        if not isinstance(file, str):
+        _check_name(index, tensor)
+        if not isinstance(file, str) or not _is_text(file):
             raise UserError(index, f"weight_map['{tensor}'] is {file!r}", "a file name")
     return weight_map
 
@@ -236,6 +251,7 @@ def _check_index(folder: Path, tensors: dict[str, TensorSpec]) -> None:
 
 def read_header(file: Path) -> dict[str, TensorSpec]:
     """The checked tensors of one safetensors file. Raises UserError naming file and tensor."""
+    refuse_leaving(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(8)
@@ -288,20 +304,38 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_name(file: Path, name: str) -> None:
+    if not _is_text(name):
+        raise UserError(file, f"the tensor name {name!a} is no text", "a name in UTF-8")
+
+
 def _is_size(item: object) -> bool:
     return isinstance(item, int) and not isinstance(item, bool) and item >= 0
 
 
 def _entry(file: Path, name: str, entry: Any) -> tuple[tuple[int, ...], str, int, int]:
     """Shape, dtype and offsets of a header entry of which nothing is trusted."""
+    _check_name(file, name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise UserError(file, f"tensor '{name}' has a damaged entry", "dtype, shape, data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UserError(file, f"tensor '{name}' has dtype {dtype!r}", ", ".join(DTYPES))
+        raise UserError(file, f"tensor '{name}' has dtype {dtype!a}", ", ".join(DTYPES))
     if not isinstance(shape, list) or not all(_is_size(item) for item in shape):
-        raise UserError(file, f"tensor '{name}' has shape {shape!r}", "a list of sizes")
+        raise UserError(file, f"tensor '{name}' has shape {shape!a}", "a list of sizes")
+    if len(shape) > MAX_DIMENSIONS or any(item > MAX_SIZE for item in shape):
+        found = f"{len(shape)} dimensions, the largest {str(max(shape))[:20]}"
+        expected = f"at most {MAX_DIMENSIONS}, of at most {MAX_SIZE} each"
+        raise UserError(file, f"tensor '{name}' has {found}", expected)
     valid = isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets))
     if not valid or offsets[0] > offsets[1]:
-        raise UserError(file, f"tensor '{name}' has offsets {offsets!r}", "[begin, end]")
+        raise UserError(file, f"tensor '{name}' has offsets {offsets!a}", "[begin, end]")
     return tuple(shape), dtype, offsets[0], offsets[1]

@@ -69,14 +69,11 @@ def weights_sha256(checkpoint: Checkpoint) -> str:
     Tokenizer and configuration do not count, nor how the tensors are cut into files. Large files
     are read once (1 GB: a second) and noted, as those of `digest.file`.
     """
-    return digest.value(
-        [
-            [name, spec.dtype, list(spec.shape), hashes[name]]
-            for file in checkpoint.files
-            for hashes in [_tensor_hashes(file)]
-            for name, spec in checkpoint.tensors.items() if spec.file == file
-        ]
-    )
+    hashes: dict[str, str] = {}
+    for file in checkpoint.files:
+        hashes |= _tensor_hashes(file)
+    facts = sorted(checkpoint.tensors.items())
+    return digest.value([[n, one.dtype, list(one.shape), hashes[n]] for n, one in facts])
 
 
 _PIECE_BYTES = 1 << 24
@@ -189,7 +186,7 @@ class Statistics:
                     checkpoint, f"'{name}' is {measured.shape} here and {seen} in the model"
                 )
         if contents and weights_sha256(checkpoint) != self.description.weights_sha256:
-            raise self._foreign(checkpoint, "the weights differ")
+            raise self._foreign(checkpoint, "the weight files differ")
 
     def _foreign(self, checkpoint: Checkpoint, why: str) -> UserError:
         return UserError(

@@ -7,6 +7,8 @@ import os
 REFUSED = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 )
+TOO_MANY_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_MORE_FILES = "ulimit -n 65536; the same command continues"
 
 
 class UserError(Exception):
@@ -81,6 +83,10 @@ def refusal(error: BaseException, where: object) -> UserError | None:
     Libraries in Rust (safetensors, tokenizers) do not raise OSError but name its number.
     """
     place = where
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        found = (error.strerror or str(error)).lower()
+        place = error.filename or where
+        return UserError(place, found, "room for every shard at once", _MORE_FILES)
     if isinstance(error, OSError) and error.errno in REFUSED:
         reason = error.strerror or str(error)
         place = error.filename or where

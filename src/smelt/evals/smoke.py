@@ -7,6 +7,8 @@ from its parents, or no numbers at all) from a sound one, and says nothing about
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core.errors import UserError
 from smelt.evals.harness import likelihood
@@ -14,6 +16,8 @@ from smelt.models.load import check_fits, context_length, load_model, pick_devic
 
 WORSE_BITS = 1.0
 """A model that needs this many more bits per byte than the worst of its parents is suspect."""
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+"""In messages of torch that have no type of their own: MPS, the CPU, libraries of CUDA."""
 TEXTS = [
     "The ferry leaves at seven in the morning and comes back in the evening. Whoever misses it "
     "stays on the island for another night, which is no hardship in summer: the harbour has two "
@@ -40,21 +44,44 @@ def smoke(model: Path, parents: dict[str, Path], *, device: str = "cpu") -> dict
     """Bits per byte of the text by the model and each parent, and a verdict in words.
 
     verdict: "sound", "broken: why", "suspect: why", or "not tested: why" when its parents cannot
-    be read either (a network that transformers has no class for, no tokenizer).
+    be read either (a network that transformers has no class for, no tokenizer), or when the memory
+    of the device does not hold the model.
     """
     try:
         others = {name: _bits(folder, device) for name, folder in parents.items()}
-    except UserError as error:
-        return {"verdict": f"not tested: {error}"}
+    except (UserError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, UserError) and not _is_out_of_memory(error):
+            raise
+        return {"verdict": f"not tested: {_told(error, device)}"}
     try:
         own = _bits(model, device)
-    except UserError as error:
-        return {"verdict": f"broken: {error}", "parents": others}
+    except (UserError, MemoryError, RuntimeError) as error:
+        out_of_memory = _is_out_of_memory(error)
+        if not isinstance(error, UserError) and not out_of_memory:
+            raise
+        kind = "not tested" if out_of_memory else "broken"
+        return {"verdict": f"{kind}: {_told(error, device)}", "parents": others}
     worst = max((one["bits_per_byte"] for one in others.values()), default=None)
     verdict = "sound"
     if worst is not None and own["bits_per_byte"] > worst + WORSE_BITS:
         verdict = f"suspect: {own['bits_per_byte']} bits per byte, its worst parent {worst}"
     return {"verdict": verdict, "model": own, "parents": others}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, here or in what the error was raised from."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return any(
+        isinstance(one, MemoryError | torch.OutOfMemoryError)
+        or any(mark in str(one) for mark in _OUT_OF_MEMORY)
+        for one in causes
+    )
+
+
+def _told(error: BaseException, device: str) -> str:
+    return f"out of memory on {device}" if _is_out_of_memory(error) else str(error)
 
 
 def _bits(folder: Path, device: str) -> dict[str, float]:

@@ -1,20 +1,17 @@
 """Linear algebra on whole tensors, in float64, by one code for numpy and torch arrays.
 
-numpy's part runs on one thread: tensors are merged side by side as it is, and a library that splits
-one product over threads adds in another order, hence other bytes, for another number of them.
+numpy's part runs on one thread (`core.one_thread`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from threadpoolctl import ThreadpoolController
 
 from smelt.checkpoint.layout import block_of
 from smelt.core.errors import UserError
+from smelt.core.one_thread import one_thread
 from smelt.merge import ops
 
 Array = ops.Array
@@ -28,38 +25,6 @@ DIRECT = 512
 """Up to this size a singular value decomposition costs nothing; above, the short side's Gram matrix
 does it in a third to an eighth of the time. In float64 it gives directions above NOISE to better
 than (2^-26 / (size * NOISE))^2, which is 6e-8 at this size and less above."""
-
-
-class _Limit:
-    """Numpy's linear algebra on one thread while anyone is inside (it is one setting a process)."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.limiter = Lock(), 0, None
-
-    def enter(self) -> None:
-        with self.lock:
-            self.inside += 1
-            if self.inside == 1:
-                self.limiter = ThreadpoolController().limit(limits=1, user_api="blas")
-
-    def leave(self) -> None:
-        with self.lock:
-            self.inside -= 1
-            if self.inside == 0 and self.limiter is not None:
-                self.limiter.restore_original_limits()
-
-
-_LIMIT = _Limit()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within, products and factorisations of numpy arrays use one thread, in all threads."""
-    _LIMIT.enter()
-    try:
-        yield
-    finally:
-        _LIMIT.leave()
 
 
 def library(values: Array) -> Any:

@@ -21,6 +21,7 @@ from smelt.merge import ops
 from smelt.merge.allocator import keep_freed_memory
 from smelt.merge.blocks import Blocks
 from smelt.merge.measured import Measured
+from smelt.merge.nonfinite import Tally
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe
 from smelt.merge.sources import ArraySource, Files, Source, rows_and_columns, store
@@ -63,19 +64,20 @@ def merge_to_folder(
     keep_freed_memory()
     items = {item.entry.name: item for item in plan.tensors}
     sources = Sources(plan)
-    found: Counter[str] = Counter()
 
-    def work(entry: Entry) -> None:
+    def work(entry: Entry) -> Counter[str]:
         item = items[entry.name]
+        found: Counter[str] = Counter()
         if entry.dtype not in MERGED:
             writer.write(entry, _same_everywhere(plan, item))
-            return
+            return found
         sources.announce(item)
         tensor = sources.blocks(item, seed=seed, device=device)
         merge_tensor(plan, item, tensor, item.values, lambda at, a: writer.place(entry.name, at, a))
         for place, count in tensor.bad.items():
             if count:
                 found[item.places[place][0]] += count
+        return found
 
     entries = [item.entry for item in plan.tensors]
     largest = plan.max_shard_bytes
@@ -84,19 +86,27 @@ def merge_to_folder(
             Writer(folder, entries, max_shard_bytes=largest, resume=resume) as writer,
             ThreadPoolExecutor(threads or num_threads(), "merge") as pool,
         ):
+            tally = Tally(writer) if plan.recipe.nonfinite == "count" else None
             for shard in writer.missing():
                 done = pool.map(work, shard)
+                found: Counter[str] = Counter()
                 try:
-                    for _ in progress.track(done, f"merge ({plan.method.name})", len(shard)):
-                        pass
+                    for counts in progress.track(done, f"merge ({plan.method.name})", len(shard)):
+                        found.update(counts)
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
+                if tally is not None:
+                    tally.keep(shard[0].name, found)
                 writer.end()
     finally:
         sources.close()
     _write_side_files(plan, folder)
-    return dict(sorted(found.items()))
+    if tally is None:
+        return {}
+    total = tally.total()
+    tally.remove()
+    return total
 
 
 def _write_side_files(plan: MergePlan, folder: Path) -> None:
@@ -125,9 +135,9 @@ class Sources:
             if plan.method.extra is not None and model.statistics is not None
         }
         # What random numbers are drawn by is the content of an expert, not its path or its place.
+        experts = {model for item in plan.tensors for model, _ in item.experts}
         self._identity = {
-            name: model.identity() if plan.method.random else name
-            for name, model in plan.models.items()
+            name: plan.models[name].identity() if plan.method.random else name for name in experts
         }
 
     def blocks(self, item: TensorPlan, *, seed: int, device: str = "cpu") -> Blocks:
@@ -232,7 +242,8 @@ class InMemory:
         self.seed = seed
         self.names = [item.entry.name for item in self.plan.tensors]
         self.num_layers = num_layers(self.names)
-        orders = [[model for model, _ in item.experts] for item in self.plan.tensors]
+        merged = [item for item in self.plan.tensors if not item.copied]
+        orders = [[model for model, _ in item.experts] for item in merged]
         self.experts = orders[0]
         if any(order != self.experts for order in orders):
             raise UserError(where, "slices of different models", "the same sources in each slice")

@@ -26,11 +26,23 @@ def leave_out_scipy() -> None:
 
 
 def compiled(function: F) -> F:
-    return cast(F, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return _compiled(function, fastmath=False)
 
 
 def compiled_sum(function: F) -> F:
     # Leave to reassociate sums is what lets the compiler use vector registers for them.
     fastmath = {"reassoc", "contract"}
-    made = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(function)
-    return cast(F, made)
+    return _compiled(function, fastmath=fastmath)
+
+
+def _compiled(function: F, fastmath: bool | set[str]) -> F:
+    """Compiled when it is first called; kept on disk where that can be written."""
+
+    def made(*, cache: bool) -> F:
+        make = numba.njit(nogil=True, cache=cache, error_model="numpy", fastmath=fastmath)
+        return cast(F, make(function))
+
+    try:
+        return made(cache=True)
+    except RuntimeError:  # neither beside this file nor in the user's cache: compiled each time
+        return made(cache=False)

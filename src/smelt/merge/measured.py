@@ -1,13 +1,24 @@
 """Statistics files as methods want them: a mean per token, on one scale for all experts."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smelt.checkpoint.layout import block_of
 from smelt.checkpoint.statistics import Statistics
 from smelt.core.errors import UserError
-from smelt.merge.sources import Files, FileSource, Rows, Source
+from smelt.merge.sources import Files, FileSource, Rows, Source, rows_and_columns
+
+if TYPE_CHECKING:
+    from smelt.merge.model import Model
+    from smelt.merge.tensors import TensorPlan
+
+PIECE = 1 << 18
+"""Numbers that are squared and added up at a time, at least one row."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +54,16 @@ class Measured:
     statistics: Statistics
     files: Files
     _rms: float | None = field(default=None)
+    _lock: Lock = field(default_factory=Lock)
 
     def source(self, name: str) -> Source | None:
-        """The statistics of one tensor; None when it has none. Raises UserError."""
+        """The statistics of one tensor; None when it has none. Raises UserError.
+
+        None, too, for the Gram matrix of a head, which no method uses: it would be read anew with
+        each block of the head.
+        """
         known = self.statistics.description.tensors.get(name)
-        if known is None:
+        if known is None or (self.statistics.kind == "gram" and block_of(name) == "head"):
             return None
         stored = FileSource(self.statistics.stored[known.stored_as], self.files)
         if self.statistics.kind == "fisher":
@@ -60,11 +76,43 @@ class Measured:
         return ScaledSource(stored, 1.0 / max(1, known.tokens))
 
     def _root_mean_square(self) -> float:
-        if self._rms is None:
-            squares, count = 0.0, 0
-            for name in self.statistics.names():
-                array = self.statistics.array(name)
-                squares += float(np.square(array, dtype=np.float64).sum())
-                count += array.size
-            self._rms = math.sqrt(squares / max(1, count)) or 1.0
-        return self._rms
+        """Of all stored numbers, read in pieces, by the first thread that asks."""
+        with self._lock:
+            if self._rms is None:
+                squares, count = 0.0, 0
+                for name in self.statistics.names():
+                    spec = self.statistics.stored[self.statistics.measured(name).stored_as]
+                    source = FileSource(spec, self.files)
+                    rows, columns = rows_and_columns(spec.shape)
+                    step = max(1, PIECE // max(1, columns))
+                    for start in range(0, rows, step):
+                        piece = np.empty((min(step, rows - start), columns), dtype=np.float64)
+                        source.rows(start, piece)
+                        squares += float(np.square(piece, out=piece).sum())
+                    count += spec.num_elements
+                self._rms = math.sqrt(squares / max(1, count)) or 1.0
+            return self._rms
+
+
+def refuse_moved(
+    tensors: "Iterable[TensorPlan]", models: "Mapping[str, Model]", where: str
+) -> None:
+    """Raise UserError when rows that move to another vocabulary have statistics by element.
+
+    Importance is of a stored number: the rows of a Fisher file stay in the order of the model's own
+    vocabulary, and a row that is put together from others has none. (A Gram matrix is of a layer's
+    inputs, whatever its rows.)
+    """
+    for item in tensors:
+        for model, name in item.experts if item.rows is not None else ():
+            statistics = models[model].statistics
+            if item.rows is None or statistics is None or statistics.kind != "fisher":
+                continue
+            own = models[model].spec(name).shape[0]
+            if name in statistics.names() and not item.rows[model].unchanged(own):
+                raise UserError(
+                    f"{where}: {model}",
+                    f"the tokenizer of the result moves the rows of '{name}', and its statistics "
+                    "do not move with them", "the models' own tokenizer for fisher",
+                    "take tokenizer_source out; or merge by a method without statistics",
+                )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smelt.checkpoint import peft
 from smelt.checkpoint.adapter import Adapter
 from smelt.checkpoint.reader import DTYPES, Checkpoint, TensorSpec
 from smelt.checkpoint.reference import ModelReference, parse_model_reference
@@ -97,9 +98,16 @@ class Model:
         return out.reshape(spec.shape)
 
     def identity(self) -> str:
-        """A hash of all its weights: what random numbers are drawn by, whatever the path."""
+        """A hash of all its weights: what random numbers are drawn by, whatever the path.
+
+        Not of how they are cut into files, nor of what else lies in a folder; of an adapter it is
+        that of its two files.
+        """
         own = weights_sha256(self.checkpoint)
-        return digest.value([own, digest.path(self.adapter.folder)]) if self.adapter else own
+        if self.adapter is None:
+            return own
+        files = [self.adapter.folder / name for name in (peft.CONFIG, peft.WEIGHTS)]
+        return digest.value([own, *map(digest.file, files)])
 
     def folders(self) -> dict[str, Path]:
         """Folders that the result depends on, by what they are: "", "-lora", "-statistics"."""

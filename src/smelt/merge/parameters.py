@@ -125,8 +125,9 @@ def check_setting(setting: Any) -> Any:
         if not isinstance(item, dict):
             raise ValueError("a list of {filter, value}, or a list of numbers, not both")
         if "value" not in item or not set(item) <= {"filter", "value"}:
-            found = ", ".join(map(str, item)) or "nothing"
-            raise ValueError(f"{FORMS}, found a mapping of {found}")
+            found = ", ".join(map(str, item)) or "no keys"
+            raise ValueError(f"{FORMS}, such as [{{filter: mlp, value: 0.5}}, {{value: 1}}], "
+                             f"found a mapping of {found}")  # fmt: skip
         if not isinstance(item.get("filter"), str | None):
             raise ValueError("a filter that is a part of tensor names, or '*'")
         _check_value(item["value"])

@@ -11,6 +11,7 @@ from smelt.checkpoint.reader import DTYPES
 from smelt.checkpoint.writer import MAX_SHARD_BYTES
 from smelt.core.errors import UserError
 from smelt.merge import compatible
+from smelt.merge.measured import refuse_moved
 from smelt.merge.method import Method, load_method
 from smelt.merge.model import Model
 from smelt.merge.modules import buffers, kinds_of, left_out, planned, with_kept
@@ -94,6 +95,7 @@ def plan(recipe: MergeRecipe, where: str, *, max_shard_bytes: int = MAX_SHARD_BY
     tensors += [planner.copy(name, (donor, own)) for name, own in sorted(kept.items())]
     if kept:
         warnings.append(f"{len(kept)} tensors are kept from {donor}: {kinds_of(kept)}")
+    refuse_moved(tensors, models, where)
     try_values(method, tensors)
     config, more = _config(models[donor].config, modules, models, tensors, donor, vocab)
     folders = [models[name].folder for name in checked]

@@ -1,9 +1,9 @@
 """The merge recipe: mergekit's YAML as it is, but strict, and a few keys of our own."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from smelt.checkpoint.reference import parse_model_reference
 from smelt.core import config
@@ -20,7 +20,11 @@ def model_name(value: Any) -> str:
     try:
         return str(parse_model_reference(value))
     except UserError as error:
-        raise ValueError(f"{error.expected}, found {error.found}") from error
+        if error.where == "model" and error.found.startswith("found "):
+            raise ValueError(error.expected) from error  # what was found is told with the key
+        inner = error.where.removeprefix("model").removeprefix(".")
+        why = f"{inner}: {error.found}" if inner else error.found
+        raise ValueError(f"{error.expected} ({why})") from error
 
 
 def _layers(value: Any) -> Any:
@@ -30,16 +34,46 @@ def _layers(value: Any) -> Any:
     return value
 
 
+def _without_torch(value: Any) -> Any:
+    return value.removeprefix("torch.") if isinstance(value, str) else value
+
+
+Item = TypeVar("Item")
+
+
+def _some(items: Item) -> Item:
+    if not items:
+        raise ValueError("at least one entry, found none")
+    return items
+
+
 ModelName = Annotated[str, BeforeValidator(model_name)]
 Setting = Annotated[Any, AfterValidator(check_setting)]
 LayerRange = Annotated[Any, AfterValidator(_layers)]
-Dtype = Literal["float64", "float32", "float16", "bfloat16"]
+Dtype = Annotated[
+    Literal["float64", "float32", "float16", "bfloat16"], BeforeValidator(_without_torch)
+]
 Settings = dict[str, Setting] | None
 
 
-class ModelEntry(Recipe):
+class Entry(Recipe):
+    """A mapping inside a merge recipe."""
+
+    form: ClassVar[str]
+    """What it looks like, for who wrote something else."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_mapping(cls, data: Any) -> Any:
+        if not isinstance(data, dict | cls):
+            raise ValueError(f"a mapping with {cls.form}")
+        return data
+
+
+class ModelEntry(Entry):
     """One expert (or the base, listed among them)."""
 
+    form: ClassVar[str] = "`model`"
     model: ModelName
     """Folder or hub name, `name@revision`, `model+adapter` (LoRA), or {model, lora}."""
     parameters: Settings = None
@@ -51,14 +85,16 @@ class ModelEntry(Recipe):
 class SliceSource(ModelEntry):
     """Consecutive layers of one model."""
 
+    form: ClassVar[str] = "`model` and `layer_range`"
     layer_range: LayerRange
     """[first, after the last], counted from 0."""
 
 
-class SliceEntry(Recipe):
+class SliceEntry(Entry):
     """A run of layers of the merged model and the layers it is merged from."""
 
-    sources: list[SliceSource] = Field(min_length=1)
+    form: ClassVar[str] = "`sources`"
+    sources: Annotated[list[SliceSource], AfterValidator(_some)]
     """Layers of the models, the same number from each."""
     base_model: ModelName | None = None
     """A base of this slice's own."""
@@ -68,12 +104,13 @@ class SliceEntry(Recipe):
     """Values of this slice."""
 
 
-class ModuleEntry(Recipe):
+class ModuleEntry(Entry):
     """What one module of a multi-module model is merged from."""
 
-    models: list[ModelEntry] | None = Field(default=None, min_length=1)
+    form: ClassVar[str] = "`models` or `slices`"
+    models: Annotated[list[ModelEntry], AfterValidator(_some)] | None = None
     """The models, whole. Exactly one of `models` and `slices`."""
-    slices: list[SliceEntry] | None = Field(default=None, min_length=1)
+    slices: Annotated[list[SliceEntry], AfterValidator(_some)] | None = None
     """Runs of layers, first layer first."""
     parameters: Settings = None
     """Values of this module."""
@@ -84,11 +121,11 @@ class MergeRecipe(Recipe):
 
     merge_method: str = DEFAULT
     """Name of a merge method; `smelt ls merge-method` lists them."""
-    models: list[ModelEntry] | None = Field(default=None, min_length=1)
+    models: Annotated[list[ModelEntry], AfterValidator(_some)] | None = None
     """The models to merge, whole. Exactly one of `models`, `slices` and `modules`."""
-    slices: list[SliceEntry] | None = Field(default=None, min_length=1)
+    slices: Annotated[list[SliceEntry], AfterValidator(_some)] | None = None
     """Runs of layers, first layer first."""
-    modules: dict[str, ModuleEntry] | None = Field(default=None, min_length=1)
+    modules: Annotated[dict[str, ModuleEntry], AfterValidator(_some)] | None = None
     """By module (text_decoder, vision_tower, multi_modal_projector...); others stay the base's."""
     base_model: ModelName | None = None
     """The common ancestor; it also gives config and tokenizer."""

@@ -1,12 +1,15 @@
 """What a merge leaves in its run record: the recipe, the models it read, its warnings."""
 
+import re
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from smelt.core.names import short_names
 from smelt.merge.model import Model
 from smelt.merge.plan import MergePlan
-from smelt.merge.recipe import MergeRecipe
+from smelt.merge.recipe import MergeRecipe, ModuleEntry
 
 
 def versions(device: str) -> dict[str, str]:
@@ -16,17 +19,21 @@ def versions(device: str) -> dict[str, str]:
 
 
 def inputs(plan: MergePlan) -> dict[str, str]:
-    """Input name (base, expert-1, expert-1-lora, tokenizer...) -> folder, for core.run.Run."""
+    """Input name -> folder, for core.run.Run: base, expert-1, expert-1-lora, slice-base-1 (a base
+    of one slice alone), tokenizer (which the others have not). Each model has its own."""
     result: dict[str, str] = {}
-    experts = 0
-    merged = {model for item in plan.tensors for model, _ in item.places}
+    experts = {entry.model for entry in plan.recipe.entries()}
+    groups: list[MergeRecipe | ModuleEntry] = [plan.recipe, *(plan.recipe.modules or {}).values()]
+    bases = {part.base_model for group in groups for part in group.slices or []}
+    counts: Counter[str] = Counter()
     for name, model in plan.models.items():
-        label = "tokenizer"
+        label = "tokenizer"  # no recipe names two models for their tokenizers alone
         if name == plan.recipe.base_model:
             label = "base"
-        elif name in merged:
-            experts += 1
-            label = f"expert-{experts}"
+        elif name in experts or name in bases:
+            kind = "expert" if name in experts else "slice-base"
+            counts[kind] += 1
+            label = f"{kind}-{counts[kind]}"
         for kind, folder in model.folders().items():
             result[label + kind] = str(folder.absolute())
     return result
@@ -75,14 +82,13 @@ def with_models(
 
 def warnings(plan: MergePlan) -> list[str]:
     """The plan's warnings without paths of this machine."""
-    result = []
-    for text in plan.warnings:
-        plain = text.replace(f"{plan.where}: ", "")
-        for name in sorted(plan.models, key=len, reverse=True):
-            if _is_local(name) and "/" in name:
-                plain = plain.replace(name, Path(name).name)
-        result.append(plain)
-    return result
+    short = short_names(list(plan.models))
+    paths = [name for name in plan.models if _is_local(name) and "/" in name]
+    texts = [text.replace(f"{plan.where}: ", "") for text in plan.warnings]
+    if not paths:
+        return texts
+    any_path = re.compile("|".join(map(re.escape, sorted(paths, key=len, reverse=True))))
+    return [any_path.sub(lambda found: short[found[0]], text) for text in texts]
 
 
 def _is_local(name: str) -> bool:

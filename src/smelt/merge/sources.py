@@ -65,7 +65,7 @@ class Files:
 
     def read(self, path: Path, start: int, size: int) -> NDArray[Any]:
         """Bytes of a file in a buffer that this thread's next call overwrites."""
-        if getattr(self._scratch, "size", 0) < size:
+        if getattr(self._scratch, "size", -1) < size:
             self._scratch.buffer = np.empty(size, dtype=np.uint8)
             self._scratch.size = size
         data: NDArray[Any] = self._scratch.buffer[:size]
@@ -142,10 +142,28 @@ def load(values: NDArray[Any], out: Rows) -> int:
 
 def store(values: Rows, dtype: str) -> tuple[NDArray[Any], int]:
     """Round to the type of a safetensors header; the array, and how many are NaN or infinite."""
-    if dtype == "BF16" and values.dtype == np.float32:
+    if dtype == "BF16" and values.dtype == np.float64:
+        values = _to_odd(values)
+    if dtype == "BF16":
         words = np.empty(values.size, dtype=np.uint16)
         bad = int(compiled.store_bfloat16(np.ascontiguousarray(values).reshape(-1), words))
         return words.view(DTYPES["BF16"]).reshape(values.shape), bad
     with np.errstate(over="ignore"):
         rounded = values.astype(DTYPES[dtype], copy=False)
     return rounded, int(rounded.size - np.count_nonzero(np.isfinite(rounded)))
+
+
+def _to_odd(values: Rows) -> Rows:
+    """float64 as float32 that rounds on to fewer digits as the float64 itself would.
+
+    Rounding twice to the nearest may end at the wrong neighbour: a value just above the middle of
+    two bfloat16 falls on it, then to the even one. So what is inexact becomes the neighbour whose
+    last bit is 1, which is no middle of shorter numbers.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        near = values.astype(np.float32)
+        back = near.astype(np.float64)
+    bits = near.view(np.uint32)
+    bits -= np.abs(back) > np.abs(values)  # towards zero: sign and magnitude are apart in floats
+    bits |= back != values
+    return near

@@ -96,7 +96,8 @@ LIMITS = """- Measured only where this card shows a number; nothing is claimed b
 def model_card(record: dict[str, Any], table: str = "") -> str:
     """README.md text of a checkpoint folder, the same for the same record.
 
-    record: the run record (fields of core.run.Run plus notes); table: a finished markdown table
+    record: the run record (fields of core.run.Run plus notes), whose recipe may give the title by
+    its `name`; table: a finished markdown table
     of scores to show under the metrics, e.g. of `tables.markdown_table`.
     """
     verb = str(record.get("verb", "train"))
@@ -117,10 +118,12 @@ def model_card(record: dict[str, Any], table: str = "") -> str:
     }
     if models:
         front["base_model"] = models
+    given = recipe.get("name")
+    title = f"{', '.join(models) + ': ' if models else ''}{verb} result"
     what = f"Made by `smelt {verb}`" + (f" with method `{_cell(method)}`" if method else "")
     parts = [
         f"---\n{_dump(front)}\n---",
-        f"# {_cell(', '.join(models)) + ': ' if models else ''}{verb} result",
+        f"# {_cell(given if isinstance(given, str) and given.strip() else title)}",
         f"{what}: {ACTS.get(verb, 'a result of smelt')}. "
         f"smelt {_cell(record.get('smelt', '?'))}, seed {_cell(record.get('seed', '?'))}, "
         f"key `{_cell(record.get('key', '?'))}`.",

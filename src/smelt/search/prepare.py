@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smelt.checkpoint.reader import local_path
+from smelt.checkpoint.reader import read_optional_json
 from smelt.core import config, registry
 from smelt.core.errors import UserError
 from smelt.data.document import Document, read_jsonl
+from smelt.merge import record
 from smelt.merge.apply import InMemory
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe, parse_recipe
@@ -22,10 +23,22 @@ class Ready:
 
     section: SearchSection
     recipe: MergeRecipe
+    plan: MergePlan
     space: Space
     fitness_rows: dict[str, list[Document]]
     inputs: dict[str, str]
     start: Callable[[InMemory], list[float]]
+
+    def located(self, data: dict[str, Any]) -> dict[str, Any]:
+        """A recipe of the same models, with them as absolute paths (Run makes them relative)."""
+        names = record.recipe_data(self.plan)
+        keys = ("base_model", "tokenizer_source", "tokenizer")
+        moved = {**data, **{key: names[key] for key in keys if key in names}}
+        moved["models"] = [
+            {**entry, **{key: own[key] for key in ("model", "statistics") if key in own}}
+            for entry, own in zip(data["models"], names["models"], strict=True)
+        ]
+        return moved
 
 
 def parse_keys(
@@ -48,10 +61,11 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     section, merge_data, genes = parse_keys(data, where)
     plain = without_marks(merge_data, genes)
     recipe = parse_recipe(plain, where)
-    names = [item.entry.name for item in plan(recipe, where).tensors]
+    found = plan(recipe, where)
+    _refuse_another_tokenizer(found)
+    names = [item.entry.name for item in found.tensors if not item.copied]
     space = Space(plain, genes, group_tensors(names, section.layer_groups, where))
-    inputs = {f"models.{i}": local_path(name) for i, name in enumerate(recipe.model_names())}
-    inputs["fitness"] = section.fitness.data
+    inputs = {**record.inputs(found), "fitness": section.fitness.data}
     warm = None
     if section.warm_start is not None:
         warm = _warm_file(section.warm_start, where)
@@ -59,11 +73,31 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     return Ready(
         section,
         recipe,
+        found,
         space,
         _fitness_rows(section, where),
         inputs,
         lambda memory: _start(space, memory, warm, where),
     )
+
+
+def _refuse_another_tokenizer(found: MergePlan) -> None:
+    """Candidates are scored with the tokenizer of the donor, so it must be that of the result."""
+    if found.vocabulary is None:
+        return
+    donor, made = found.models[found.donor].folder, found.vocabulary.tokenizer
+    name = "tokenizer_config.json"
+    same = made.data == read_optional_json(donor / "tokenizer.json") and (
+        read_optional_json(made.folder / name) == read_optional_json(donor / name)
+    )
+    if not same:
+        key = "tokenizer" if found.recipe.tokenizer is not None else "tokenizer_source"
+        raise UserError(
+            f"{found.where}: {key}",
+            f"a tokenizer that is not that of {found.donor}, which scores the candidates",
+            f"the tokenizer of {found.donor}",
+            "smelt merge each model with this tokenizer first, then search over the results",
+        )
 
 
 def _warm_file(text: str, where: str) -> Path:
@@ -110,7 +144,7 @@ def _start(space: Space, memory: InMemory, warm: Path | None, where: str) -> lis
         if _merged(chosen) != _merged(memory.plan):
             found = f"{warm} merges other models, or by another method"
             raise UserError(f"{where}: warm_start", found, "the same models and method")
-    values = {item.entry.name: item.values for item in chosen.tensors}
+    values = {item.entry.name: item.values for item in chosen.tensors if not item.copied}
     rows = []
     for gene in space.genes:
         row = []
@@ -125,8 +159,12 @@ def _start(space: Space, memory: InMemory, warm: Path | None, where: str) -> lis
 
 def _merged(found: MergePlan) -> list[Any]:
     """What two recipes must share so that the values of one are meant for the other."""
-    folders = [found.models[model].folder.resolve() for model, _ in found.tensors[0].experts]
-    return [found.method.name, folders, [item.entry.name for item in found.tensors]]
+    merged = [item for item in found.tensors if not item.copied]
+    folders = [
+        [folder.resolve() for folder in found.models[model].folders().values()]
+        for model, _ in merged[0].experts
+    ]
+    return [found.method.name, folders, [item.entry.name for item in merged]]
 
 
 def _absolute(data: Any, folder: Path) -> Any:
@@ -134,19 +172,26 @@ def _absolute(data: Any, folder: Path) -> Any:
     if not isinstance(data, dict):
         return data
     moved = dict(data)
-    if isinstance(moved.get("base_model"), str):
+    if "base_model" in moved:
         moved["base_model"] = _locate(moved["base_model"], folder)
     if isinstance(moved.get("models"), list):
         moved["models"] = [
             {**entry, "model": _locate(entry["model"], folder)}
-            if isinstance(entry, dict) and isinstance(entry.get("model"), str)
+            if isinstance(entry, dict) and "model" in entry
             else entry
             for entry in moved["models"]
         ]
     return moved
 
 
-def _locate(text: str, folder: Path) -> str:
+def _locate(model: Any, folder: Path) -> Any:
     # best.yaml names models relative to the parent of the result folder that it lies in.
-    beside = folder.parent / text
-    return str(beside) if beside.exists() else text
+    if isinstance(model, dict):
+        return {
+            key: _locate(value, folder) if key in ("model", "lora", "path") else value
+            for key, value in model.items()
+        }
+    if not isinstance(model, str):
+        return model
+    beside = folder.parent / model
+    return str(beside) if beside.exists() else model

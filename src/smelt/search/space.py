@@ -8,19 +8,22 @@ from smelt.checkpoint.layout import layer_of
 from smelt.core.errors import UserError
 from smelt.merge.method import DEFAULT, Method, load_method
 from smelt.merge.parameters import matches
+from smelt.merge.recipe import model_name
 
 MARK = "search"
 
 
 @dataclass(frozen=True)
 class Gene:
-    """A searched parameter: its recipe key, the model it belongs to (None: shared), its range."""
+    """A searched parameter: its recipe key, the model it belongs to (None: shared), its range;
+    whole: it takes whole numbers only."""
 
     key: str
     name: str
     model: int | None
     low: float
     high: float
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class Space:
     def value(self, genome: list[float], gene: int, group: int) -> float:
         """The parameter value of a gene in a group."""
         spot = self.genes[gene]
-        return spot.low + (spot.high - spot.low) * genome[gene * len(self.groups) + group]
+        found = spot.low + (spot.high - spot.low) * genome[gene * len(self.groups) + group]
+        return float(round(found)) if spot.whole else found
 
     def encode(self, values: list[list[float]]) -> list[float]:
         """The genome of parameter values [gene][group], clipped to the searchable range."""
@@ -67,9 +71,12 @@ class Space:
     ) -> dict[str, Any]:
         """Keyword values of the merge method for one tensor.
 
-        plain: the values that the recipe gives it without any gene; experts: names of the models
-        in the order of per-expert values (which leaves out, or moves, the base).
+        plain: the values that the recipe gives it without any gene (none for a tensor that is
+        copied, which gets none); experts: names of the models in the order of per-expert values
+        (which leaves out, or moves, the base).
         """
+        if not plain:
+            return {}
         group = self.group_of(tensor)
         found = dict(plain)
         for index, gene in enumerate(self.genes):
@@ -83,7 +90,7 @@ class Space:
 
     def place(self, gene: Gene, experts: list[str]) -> int:
         """Where the value of a gene stands among per-expert values."""
-        return experts.index(self.data["models"][gene.model]["model"])
+        return experts.index(model_name(self.data["models"][gene.model]["model"]))
 
     def recipe(self, genome: list[float]) -> dict[str, Any]:
         """A plain merge recipe with the values of a genome (filters by layer when grouped)."""
@@ -117,7 +124,8 @@ def _gene(key: str, method: Method, model: int | None, where: str) -> Gene:
         expected = "the top level: it is one value for all models"
         raise UserError(where, f"'{key}' searched for one model", expected)
     span = parameter.span
-    return Gene(parameter.key, parameter.name, model, span.search_low, span.search_high)
+    low, high = span.search_low, span.search_high
+    return Gene(parameter.key, parameter.name, model, low, high, span.whole)
 
 
 def find_genes(data: dict[str, Any], where: str) -> list[Gene]:
@@ -130,7 +138,8 @@ def find_genes(data: dict[str, Any], where: str) -> list[Gene]:
     models = data.get("models")
     if not isinstance(models, list):
         raise UserError(where, "no list of models", "a search merges whole models")
-    apart = data.get("base_model") if method.needs_base else None
+    base = data.get("base_model") if method.needs_base else None
+    apart = None if base is None else model_name(base)
     genes: list[Gene] = []
     for key in _marked(data.get("parameters")):
         gene = _gene(key, method, None, f"{where}: parameters.{key}")
@@ -139,12 +148,12 @@ def find_genes(data: dict[str, Any], where: str) -> list[Gene]:
             continue
         for index, entry in enumerate(models):
             own = {method.aliases.get(name, name) for name in entry.get("parameters") or {}}
-            if gene.key not in own and entry["model"] != apart:
+            if gene.key not in own and model_name(entry["model"]) != apart:
                 genes.append(replace(gene, model=index))
     for index, entry in enumerate(models):
         for key in _marked(entry.get("parameters")):
             place = f"{where}: models[{index}].parameters.{key}"
-            if entry["model"] == apart:
+            if model_name(entry["model"]) == apart:
                 raise UserError(place, "searched for the base", "an expert: the base has no value")
             genes.append(_gene(key, method, index, place))
     if not genes:

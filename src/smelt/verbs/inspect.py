@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smelt.core.errors import UserError
+from smelt.core.names import short_names
 
 if TYPE_CHECKING:
     from smelt.merge.model import Model
@@ -102,20 +103,3 @@ def _open(models: list[str], base: str | None) -> "tuple[dict[str, Model], str |
         seen[folders] = text
     names = short_names(texts)
     return {names[text]: model for text, model in opened.items()}, names[base] if base else None
-
-
-def short_names(texts: list[str]) -> dict[str, str]:
-    """Per model the end of its path that no other has.
-
-    >>> short_names(["runs/a/final", "runs/b/final/", "base"])
-    {'runs/a/final': 'a/final', 'runs/b/final/': 'b/final', 'base': 'base'}
-    """
-    parts = {text: Path(text).absolute().parts for text in texts}
-    names = {}
-    for text, own in parts.items():
-        ends = [other for key, other in parts.items() if key != text]
-        size = 1
-        while size < len(own) and any(other[-size:] == own[-size:] for other in ends):
-            size += 1
-        names[text] = "/".join(own[-size:])
-    return names

@@ -5,6 +5,7 @@ Example: smelt merge recipe.yaml OUT. The recipe names `merge_method`, `base_mod
 """
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,10 @@ from smelt.verbs._options import (
 if TYPE_CHECKING:
     from smelt.merge.plan import MergePlan
 
+SMOKE = "smoke.json"
 SMOKE_BYTES = 2_000_000_000
+_TORCH_BYTES = 500_000_000
+"""What torch and transformers hold beside a model."""
 Smoke = Annotated[
     bool | None,
     typer.Option("--smoke/--no-smoke", help="Test the result on a small text beside its parents."),
@@ -42,8 +46,9 @@ def execute(
     smoke: bool | None = None,
 ) -> None:
     """Merge on recipe data. seed: of methods that drop at random; device: where tensors merge;
-    smoke: test the result (None: where that is cheap)."""
+    smoke: test the result (None: a new one, where that is cheap)."""
     from smelt.core import progress
+    from smelt.core.names import short_names
     from smelt.core.run import Run
     from smelt.merge import record
     from smelt.merge.apply import merge_to_folder
@@ -53,22 +58,23 @@ def execute(
     plan = _plan(data, where)
     data = record.recipe_data(plan)
     run = Run(out, "merge", data, record.inputs(plan), seed=seed, replace=replace)
-    if run.done:
-        return
-    for text in plan.warnings:
-        progress.say(f"warning: {text}")
-    with run:
-        found = merge_to_folder(plan, run.folder, seed=seed, device=device, resume=True)
-        names = {name: Path(name).name for name in found}
-        run.note(
-            method=plan.method.name,
-            warnings=record.warnings(plan),
-            versions=record.versions(device),
-            nonfinite={names[name]: count for name, count in found.items()},
-        )
-        (run.folder / "README.md").write_text(model_card(run.record), encoding="utf-8")
-        if smoke is not False:
-            _smoke(plan, run.folder, device, forced=smoke is True)
+    if not run.done:
+        for text in plan.warnings:
+            progress.say(f"warning: {text}")
+        with run:
+            found = merge_to_folder(plan, run.folder, seed=seed, device=device, resume=True)
+            names = short_names(list(plan.models))
+            run.note(
+                method=plan.method.name,
+                warnings=record.warnings(plan),
+                versions=record.versions(device),
+                nonfinite={names[name]: count for name, count in found.items()},
+            )
+            (run.folder / "README.md").write_text(model_card(run.record), encoding="utf-8")
+    # The result is there now: a test that the system kills for its memory loses nothing.
+    untested = not (run.out / SMOKE).is_file()
+    if untested and (smoke or (smoke is None and not run.done)):
+        _smoke(plan, run.out, device, forced=smoke is True)
 
 
 def _device(name: str) -> str:
@@ -88,13 +94,15 @@ def _smoke(plan: "MergePlan", folder: Path, device: str, *, forced: bool) -> Non
     """Test the result beside its parents, say what was found, and leave it in smoke.json."""
     from smelt.core import progress
     from smelt.core.errors import missing_package
+    from smelt.core.names import short_names
 
     found: dict[str, Any] = {"verdict": "not tested: " + _left_out(plan)}
     if forced or not _left_out(plan):
         adapted = [name for name, model in plan.models.items() if model.adapter is not None]
         merged = {model for item in plan.tensors for model, _ in item.places}
+        names = short_names(list(plan.models))
         parents = {
-            Path(name).name: model.folder
+            names[name]: model.folder
             for name, model in plan.models.items()
             if name in merged and name not in adapted
         }
@@ -107,11 +115,13 @@ def _smoke(plan: "MergePlan", folder: Path, device: str, *, forced: bool) -> Non
             if told is None:
                 raise
             found = {"verdict": f"not tested: {told}"}
-    (folder / "smoke.json").write_text(
+    (folder / SMOKE).write_text(
         json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
     progress.say(f"smoke test: {found['verdict']}")
-    for name, bits in {"merged": found.get("model"), **found.get("parents", {})}.items():
+    others = found.get("parents", {})
+    own = "merged" if "merged" not in others else "this merge"
+    for name, bits in [(own, found.get("model")), *others.items()]:
         if bits:
             progress.say(f"  {name}: {bits['bits_per_byte']} bits per byte")
 
@@ -136,7 +146,14 @@ def check(data: dict[str, Any], *, where: str, every: bool = False) -> list[str]
     """All checks of a merge, and its resolved plan as lines of text; every: tensor by tensor."""
     from smelt.merge.describe import describe
 
-    return describe(_plan(data, where), every_tensor=every)
+    plan = _plan(data, where)
+    lines = describe(plan, every_tensor=every)
+    if not _left_out(plan):
+        size = _TORCH_BYTES + 4 * sum(math.prod(item.entry.shape) for item in plan.tensors)
+        text = f"smoke test: about {math.ceil(size / 1e7) * 10} MB, --no-smoke leaves it out"
+        after = next(at for at, line in enumerate(lines) if line.startswith("expected: "))
+        lines.insert(after + 1, text)
+    return lines
 
 
 def _plan(data: dict[str, Any], where: str) -> "MergePlan":

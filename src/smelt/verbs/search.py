@@ -63,7 +63,7 @@ def execute(
 
     ready = prepare(data, where)
     section, space = ready.section, ready.space
-    run = Run(out, "search", data, ready.inputs, seed=seed, replace=replace)
+    run = Run(out, "search", ready.located(data), ready.inputs, seed=seed, replace=replace)
     if run.done:
         return
     with run:
@@ -92,7 +92,7 @@ def execute(
             evaluations=section.evaluations,
             label=f"search {out.name} ({section.algorithm})",
         )
-        best = space.recipe(result.genome)
+        best = ready.located(space.recipe(result.genome))
         merge_to_folder(plan(parse_recipe(best, where), where), run.folder, resume=True)
         values = [
             [
@@ -123,9 +123,11 @@ def execute(
 
 
 def _label(gene: "Gene", best: dict[str, Any]) -> str:
+    from smelt.merge.recipe import model_name
+
     if gene.model is None:
         return gene.key
-    return f"{gene.key} of {Path(best['models'][gene.model]['model']).name}"
+    return f"{gene.key} of {Path(model_name(best['models'][gene.model]['model'])).name}"
 
 
 search = recipe_verb("search", execute)

@@ -28,7 +28,7 @@ MaskLambda = Annotated[
 ]
 """How strict an expert's mask is: its own part must be this much of all the others'."""
 
-MinExperts = Annotated[float, Span(0.0, 1000.0, 2.0, search_low=1.0, search_high=3.0)]
+MinExperts = Annotated[float, Span(0.0, 1000.0, 2.0, search_low=1.0, search_high=3.0, whole=True)]
 """Experts that must need an element for it to stay."""
 
 

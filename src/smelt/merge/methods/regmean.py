@@ -5,9 +5,9 @@ to the layer, the merged W minimises sum_i w_i * |X_i W^T - X_i W_i^T|^2 / token
 W = (sum w_i W_i G_i)(sum w_i G_i)^-1. As in the paper the entries of G_i off the diagonal are first
 multiplied by `off_diagonal`, its alpha: 0.9, best for most of its models (0.1 for T5); 1 is the
 plain least squares and needs many more tokens than inputs. Input directions that no expert uses
-get the weighted mean, as do tensors without a Gram matrix in every file (norms, biases,
-embeddings). `weight` (0 or more) is 1/N; the paper has none. The base is not used. Weights stored
-as inputs x outputs (Conv1D of GPT-2) are not supported.
+get the weighted mean, as do embeddings, heads (too large to be taken as a whole) and tensors
+without a Gram matrix in every file (norms, biases). `weight` (0 or more) is 1/N; the paper has
+none. The base is not used. Weights stored as inputs x outputs (Conv1D of GPT-2) are not supported.
 
 Memory of each thread: the tensor and its Gram matrices in all models, 4.5 float64 copies of the
 tensor and 2.5 of a Gram matrix.
@@ -19,7 +19,9 @@ and off_diagonal has to be tuned.
 
 from typing import Annotated, Any
 
+from smelt.checkpoint.layout import block_of
 from smelt.core.errors import UserError
+from smelt.core.one_thread import one_thread
 from smelt.merge import algebra, ops
 from smelt.merge.parameters import Span, Weight
 
@@ -39,6 +41,7 @@ def regmean(
     experts: ops.Experts,
     *,
     extra: list[Any],
+    name: str,
     weight: Weight,
     off_diagonal: OffDiagonal,
 ) -> ops.Base:
@@ -47,7 +50,8 @@ def regmean(
     Raises UserError for weights without a positive sum and for Gram matrices of other layers.
     """
     shares = algebra.shares("regmean: weight", weight)
-    if len(experts.shape) != 3 or any(one is None for one in extra):
+    apart = block_of(name) in ("embedding", "head")
+    if apart or len(experts.shape) != 3 or any(one is None for one in extra):
         return ops.weighted_sum(experts, shares)
     inputs, xp = experts.shape[2], algebra.library(experts)
     for gram in extra:
@@ -58,7 +62,7 @@ def regmean(
             )  # fmt: skip
     if not xp.isfinite(experts).all():
         return ops.weighted_sum(experts, shares)  # the engine refuses it with the file's name
-    with algebra.one_thread():
+    with one_thread():
         mean = sum(share * ops.wide(one) for share, one in zip(shares, experts, strict=True))
         total, pull = 0.0, 0.0
         for share, expert, gram in zip(shares, experts, extra, strict=True):

@@ -27,8 +27,8 @@ needs_base = True
 num_experts = (1, None)
 whole = True
 
-Steps = Annotated[float, Span(0.0, 100000.0, 300.0, search_low=50.0, search_high=600.0)]
-"""Steps of Adam, rounded to a whole number."""
+Steps = Annotated[float, Span(0.0, 100000.0, 300.0, search_low=50.0, search_high=600.0, whole=True)]
+"""Steps of Adam."""
 
 LearningRate = Annotated[float, Span(0.0, 1.0, 1e-5, search_low=1e-6, search_high=1e-4)]
 """Size of Adam's steps, in units of the weights."""
