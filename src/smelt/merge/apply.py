@@ -1,9 +1,7 @@
 """Carry out a merge plan: streamed to a folder, or again and again in memory for a search."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe
 from smelt.merge.sources import ArraySource, Files, Source, rows_and_columns, store
 from smelt.merge.tensors import MERGED, Place, TensorPlan
+from smelt.merge.threads import num_threads, worker_threads
 from smelt.merge.vocab.moved import MovedSource
 
 if TYPE_CHECKING:
@@ -34,15 +33,6 @@ if TYPE_CHECKING:
 Values = dict[str, Any]
 Put = Callable[[int, NDArray[Any]], None]
 """Takes a byte offset within a tensor and the array that belongs there."""
-
-
-def num_threads() -> int:
-    """Threads of a merge: OMP_NUM_THREADS if set, else the cores that this process may use."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def merge_to_folder(
@@ -84,18 +74,14 @@ def merge_to_folder(
     try:
         with (
             Writer(folder, entries, max_shard_bytes=largest, resume=resume) as writer,
-            ThreadPoolExecutor(threads or num_threads(), "merge") as pool,
+            worker_threads(threads or num_threads(), "merge") as pool,
         ):
             tally = Tally(writer) if plan.recipe.nonfinite == "count" else None
             for shard in writer.missing():
                 done = pool.map(work, shard)
                 found: Counter[str] = Counter()
-                try:
-                    for counts in progress.track(done, f"merge ({plan.method.name})", len(shard)):
-                        found.update(counts)
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+                for counts in progress.track(done, f"merge ({plan.method.name})", len(shard)):
+                    found.update(counts)
                 if tally is not None:
                     tally.keep(shard[0].name, found)
                 writer.end()

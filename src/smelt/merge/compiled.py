@@ -5,7 +5,10 @@ float64 and their order depends on the block alone, never on threads. numba keep
 beside this file (or in the user's cache), so that compiling happens once per machine.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from smelt.merge.jit import compiled, compiled_sum
 
@@ -13,7 +16,7 @@ _PIECE = 2048  # elements whose float64 sums stay in the first-level cache
 
 
 @compiled
-def load_bfloat16(source, out):  # type: ignore[no-untyped-def]
+def load_bfloat16(source: NDArray[Any], out: NDArray[Any]) -> int:
     """uint16 bits -> float32; gives the number of values that are NaN or infinite."""
     bits = out.view(np.uint32)
     bad = 0
@@ -25,7 +28,7 @@ def load_bfloat16(source, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def store_bfloat16(source, out):  # type: ignore[no-untyped-def]
+def store_bfloat16(source: NDArray[Any], out: NDArray[Any]) -> int:
     """float32 -> uint16 bits, rounded to nearest even; gives the number of NaN or infinities."""
     bits = source.view(np.uint32)
     bad = 0
@@ -42,7 +45,13 @@ def store_bfloat16(source, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def weighted_sum(base, base_weight, experts, weights, out):  # type: ignore[no-untyped-def]
+def weighted_sum(
+    base: NDArray[Any],
+    base_weight: Any,
+    experts: NDArray[Any],
+    weights: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
     """out = base_weight * base + sum of weight * expert, in float64 and rounded once."""
     total = np.empty(_PIECE)
     for start in range(0, out.size, _PIECE):
@@ -60,7 +69,19 @@ def weighted_sum(base, base_weight, experts, weights, out):  # type: ignore[no-u
 
 
 @compiled
-def add_deltas(base, deltas, weights, votes, scale, elect, tie, normalize, least, instead, out):  # type: ignore[no-untyped-def]
+def add_deltas(
+    base: NDArray[Any],
+    deltas: NDArray[Any],
+    weights: NDArray[Any],
+    votes: NDArray[Any],
+    scale: Any,
+    elect: Any,
+    tie: Any,
+    normalize: Any,
+    least: Any,
+    instead: Any,
+    out: NDArray[Any],
+) -> None:
     """out = base + scale * (weighted sum or mean of the task vectors, after sign election).
 
     tie: the sign that counts where votes cancel, 1 or 0 (nobody's); a divisor smaller than `least`
@@ -100,7 +121,13 @@ def add_deltas(base, deltas, weights, votes, scale, elect, tie, normalize, least
 
 
 @compiled
-def keep_between(deltas, low, high, factors, out):  # type: ignore[no-untyped-def]
+def keep_between(
+    deltas: NDArray[Any],
+    low: NDArray[Any],
+    high: NDArray[Any],
+    factors: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
     """Zero what is smaller in magnitude than low[k] or larger than high[k], scale the rest."""
     for k in range(deltas.shape[0]):
         least, most, factor = low[k], high[k], factors[k]
@@ -110,7 +137,14 @@ def keep_between(deltas, low, high, factors, out):  # type: ignore[no-untyped-de
 
 
 @compiled
-def histogram(bits, body, shift, series, prefixes, counts):  # type: ignore[no-untyped-def]
+def histogram(
+    bits: NDArray[Any],
+    body: Any,
+    shift: Any,
+    series: NDArray[Any],
+    prefixes: NDArray[Any],
+    counts: NDArray[Any],
+) -> None:
     """Count the 16-bit digits at `shift` of the words that have a prefix, added to `counts`.
 
     bits (series, words); body: the bits of a word that count; row j of counts is about the row
@@ -126,7 +160,7 @@ def histogram(bits, body, shift, series, prefixes, counts):  # type: ignore[no-u
 
 
 @compiled
-def first_histogram(bits, digit, shift, counts):  # type: ignore[no-untyped-def]
+def first_histogram(bits: NDArray[Any], digit: Any, shift: Any, counts: NDArray[Any]) -> None:
     """`histogram` of the highest digit, where every word counts; one row for each of `bits`."""
     for k in range(bits.shape[0]):
         for i in range(bits.shape[1]):
@@ -134,7 +168,7 @@ def first_histogram(bits, digit, shift, counts):  # type: ignore[no-untyped-def]
 
 
 @compiled_sum
-def gram(base, vectors, length, out):  # type: ignore[no-untyped-def]
+def gram(base: NDArray[Any], vectors: NDArray[Any], length: Any, out: NDArray[Any]) -> None:
     """Inner products of all pairs of vectors (or of vector - base), in float64, added to `out`.
 
     vectors (count, size) hold size / length groups of `length`; out (groups, count, count). A base
@@ -166,7 +200,7 @@ def gram(base, vectors, length, out):  # type: ignore[no-untyped-def]
 
 
 @compiled_sum
-def power_sums(values, power, out):  # type: ignore[no-untyped-def]
+def power_sums(values: NDArray[Any], power: Any, out: NDArray[Any]) -> None:
     """Sum of magnitudes (power 1) or squares (2) of every row, in float64, added to `out`."""
     for k in range(values.shape[0]):
         total = 0.0
@@ -180,7 +214,7 @@ def power_sums(values, power, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def variances(vectors, out):  # type: ignore[no-untyped-def]
+def variances(vectors: NDArray[Any], out: NDArray[Any]) -> None:
     """Population variance over rows, per column, in float64 and rounded once."""
     count = vectors.shape[0]
     total, squares = np.empty(_PIECE), np.empty(_PIECE)
@@ -202,7 +236,9 @@ def variances(vectors, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_changes(base, experts, epsilon, boosts, out):  # type: ignore[no-untyped-def]
+def add_changes(
+    base: NDArray[Any], experts: NDArray[Any], epsilon: Any, boosts: NDArray[Any], out: NDArray[Any]
+) -> None:
     """out = base + mean of the task vectors larger than epsilon, boosted where there is one."""
     total, count, boost = np.empty(_PIECE), np.empty(_PIECE), np.empty(_PIECE)
     for start in range(0, out.size, _PIECE):
@@ -225,7 +261,13 @@ def add_changes(base, experts, epsilon, boosts, out):  # type: ignore[no-untyped
 
 
 @compiled
-def count_changes(base, experts, epsilon, alone, shared):  # type: ignore[no-untyped-def]
+def count_changes(
+    base: NDArray[Any],
+    experts: NDArray[Any],
+    epsilon: Any,
+    alone: NDArray[Any],
+    shared: NDArray[Any],
+) -> None:
     """Count, per expert, elements that changed by more than epsilon in it alone, and not alone."""
     count = np.empty(_PIECE, dtype=np.int32)
     for start in range(0, base.size, _PIECE):

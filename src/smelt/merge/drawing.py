@@ -1,6 +1,9 @@
 """Compiled kernels of the methods that drop at random: Philox, keep and drop, ranks in a row."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from smelt.merge.jit import compiled
 
@@ -8,7 +11,7 @@ _PIECE = 2048  # elements whose float64 sums stay in the first-level cache
 
 
 @compiled
-def philox(key, start, out):  # type: ignore[no-untyped-def]
+def philox(key: Any, start: Any, out: NDArray[Any]) -> None:
     """Words of Philox4x32-10 (Salmon et al. 2011): word w is output w % 4 of counter w // 4.
 
     start, out.size: multiples of 4; key: 64 bits; counters have 64 bits, their upper half is 0.
@@ -39,7 +42,9 @@ def philox(key, start, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def draw(values, key, start, bound, factor, out):  # type: ignore[no-untyped-def]
+def draw(
+    values: NDArray[Any], key: Any, start: Any, bound: Any, factor: Any, out: NDArray[Any]
+) -> None:
     """out = factor * value where the random word of the value is below `bound`, else 0.
 
     start: the number of the word of the first value.
@@ -56,7 +61,14 @@ def draw(values, key, start, bound, factor, out):  # type: ignore[no-untyped-def
 
 
 @compiled
-def rank(keys, shift, starts, order, ordered, out):  # type: ignore[no-untyped-def]
+def rank(
+    keys: NDArray[Any],
+    shift: Any,
+    starts: NDArray[Any],
+    order: NDArray[Any],
+    ordered: NDArray[Any],
+    out: NDArray[Any],
+) -> None:
     """out[i] = how many keys come before key i, ascending and stable.
 
     One counting sort by the digits from `shift` on, the largest keys in the last of the buckets
@@ -64,13 +76,14 @@ def rank(keys, shift, starts, order, ordered, out):  # type: ignore[no-untyped-d
     are room to work in, as long as `keys`.
     """
     size, last = keys.size, starts.size - 1
-    top = keys[0]
+    largest = keys[0]
     for i in range(size):
-        top = max(top, keys[i])
-    top = top >> shift
+        largest = max(largest, keys[i])
+    top = largest >> shift
     starts[:] = 0
     for i in range(size):
-        bucket = last - min(np.int64(top - (keys[i] >> shift)), last)
+        below = np.int64(top - (keys[i] >> shift))
+        bucket = last - (below if below < last else last)
         out[i] = bucket
         starts[bucket] += 1
     total = 0
@@ -103,7 +116,19 @@ def rank(keys, shift, starts, order, ordered, out):  # type: ignore[no-untyped-d
 
 
 @compiled
-def draw_ranked(values, bits, body, shift, buckets, key, start, low, high, own, out):  # type: ignore[no-untyped-def]
+def draw_ranked(
+    values: NDArray[Any],
+    bits: NDArray[Any],
+    body: Any,
+    shift: Any,
+    buckets: Any,
+    key: Any,
+    start: Any,
+    low: Any,
+    high: Any,
+    own: Any,
+    out: NDArray[Any],
+) -> None:
     """Keep each value of (rows, columns) by a probability from low to high, linear in its rank.
 
     bits: the values as words, of which `body` is the magnitude. own: divide what is kept by its

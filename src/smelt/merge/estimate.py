@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smelt.merge.apply import num_threads
 from smelt.merge.blocks import BLOCK_ELEMENTS
 from smelt.merge.method import merge_arrays
 from smelt.merge.plan import MergePlan
 from smelt.merge.sources import rows_and_columns
 from smelt.merge.tensors import MERGED, TensorPlan
+from smelt.merge.threads import num_threads
 
 # Reading into memory and writing out of it, for data that the system has at hand.
 _BYTES_PER_SECOND = 2.5e9

@@ -1,6 +1,5 @@
 """How models relate, layer by layer: cosines, norms, signs and overlap, in one streamed pass."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +8,6 @@ from numpy.typing import NDArray
 
 from smelt.checkpoint import layout
 from smelt.core import progress
-from smelt.merge.apply import num_threads
 from smelt.merge.blocks import Blocks
 from smelt.merge.kinship import diagnose_kernels
 from smelt.merge.kinship.ancestry import Ancestry, ancestry, is_matrix, joined, judge
@@ -17,6 +15,7 @@ from smelt.merge.kinship.differences import Fit, facts, fit
 from smelt.merge.kinship.products import cosines_of, difference_products, weight_products
 from smelt.merge.model import Model
 from smelt.merge.sources import Files
+from smelt.merge.threads import num_threads, worker_threads
 
 DEPTHS = ("early", "middle", "late")
 _ORDER = ("embedding", "attention", "mlp", "norm", "other", "head")
@@ -197,18 +196,13 @@ def _measure_all(
     sums: dict[str, Sums] = {}
     names = list(found.names)
     try:
-        with ThreadPoolExecutor(threads, "inspect") as pool:
-            done = pool.map(work, names)
-            try:
-                steps = progress.track(done, "inspect", len(names))
-                for name, result in zip(names, steps, strict=True):
-                    if isinstance(result, str):
-                        found.left_out[name] = result
-                    else:
-                        sums[name] = result
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with worker_threads(threads, "inspect") as pool:
+            steps = progress.track(pool.map(work, names), "inspect", len(names))
+            for name, result in zip(names, steps, strict=True):
+                if isinstance(result, str):
+                    found.left_out[name] = result
+                else:
+                    sums[name] = result
     finally:
         opened.close()
     return sums

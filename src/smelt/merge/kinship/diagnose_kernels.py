@@ -3,7 +3,10 @@
 Sums are float64, counts are integers, and their order depends on the block alone, never on threads.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from smelt.merge.jit import compiled, compiled_sum
 
@@ -11,7 +14,7 @@ _PIECE = 1024  # elements whose differences stay in the first-level cache
 
 
 @compiled_sum
-def moments(origin, others, out):  # type: ignore[no-untyped-def]
+def moments(origin: NDArray[Any], others: NDArray[Any], out: NDArray[Any]) -> None:
     """Inner products of the origin and of each other minus the origin, added to `out`.
 
     origin: (size,); others: (count, size); out: (count + 1, count + 1), float64. Differences are
@@ -41,7 +44,9 @@ def moments(origin, others, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def signs(base, experts, both, same):  # type: ignore[no-untyped-def]
+def signs(
+    base: NDArray[Any], experts: NDArray[Any], both: NDArray[Any], same: NDArray[Any]
+) -> None:
     """Count the elements that differ from the base, for all pairs of experts, added to the tables.
 
     base: (size,); experts: (count, size); both: (count, count) elements that differ in both (the
@@ -73,7 +78,7 @@ def signs(base, experts, both, same):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def unequal(models, out):  # type: ignore[no-untyped-def]
+def unequal(models: NDArray[Any], out: NDArray[Any]) -> None:
     """Count the elements in which two models differ, for all pairs, added to `out`.
 
     models: (count, size); out: (count, count), integers.
