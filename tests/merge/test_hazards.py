@@ -59,7 +59,7 @@ def test_the_number_of_threads_is_what_was_asked_for(
     models: Path, monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
     """Hazard 5: mergekit drops --write-threads without a word."""
-    from smelt.merge import apply
+    from smelt.merge import threads
 
     started: list[int] = []
 
@@ -68,7 +68,7 @@ def test_the_number_of_threads_is_what_was_asked_for(
             started.append(max_workers)
             super().__init__(max_workers, prefix)
 
-    monkeypatch.setattr(apply, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", Pool)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert num_threads() == int(asked)
     merge_to_folder(_plan(base_model="base", models=BOTH), models / "out")
