@@ -51,7 +51,7 @@ def opened(tmp_path: Path, base: Arrays, factors: Arrays, **settings: Any) -> Ar
     )
 
 
-def same(found: Arrays, expected: Arrays) -> None:
+def assert_same(found: Arrays, expected: Arrays) -> None:
     assert sorted(found) == sorted(expected)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=0, atol=2e-6, err_msg=name)
@@ -67,7 +67,7 @@ def test_linear_layers(tmp_path: Path, use_rslora: bool, adapter_name: str) -> N
     for module in (Q, UP):
         expected[f"{module}.weight"] = base[f"{module}.weight"] + scale * product(factors, module)
     named = {name.replace(".weight", f"{adapter_name}.weight"): x for name, x in factors.items()}
-    same(opened(tmp_path, base, named, use_rslora=use_rslora), expected)
+    assert_same(opened(tmp_path, base, named, use_rslora=use_rslora), expected)
 
 
 def test_patterns_give_ranks_and_alphas(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_patterns_give_ranks_and_alphas(tmp_path: Path) -> None:
     expected = dict(base)
     for module, scale in ((Q, 5 / 3), (other, 6 / 3), (UP, 8 / 4)):
         expected[f"{module}.weight"] = base[f"{module}.weight"] + scale * product(factors, module)
-    same(opened(tmp_path, base, factors, **settings), expected)
+    assert_same(opened(tmp_path, base, factors, **settings), expected)
 
 
 def test_a_pattern_fits_a_whole_name_or_from_a_dot_on() -> None:
@@ -106,13 +106,13 @@ def embedding_update(factors: Arrays) -> Any:
 def test_embeddings(tmp_path: Path) -> None:
     base, factors = llama_tensors(), embedding_factors()
     changed = base[f"{EMBEDDING}.weight"] + embedding_update(factors)
-    same(opened(tmp_path, base, factors), {**base, f"{EMBEDDING}.weight": changed})
+    assert_same(opened(tmp_path, base, factors), {**base, f"{EMBEDDING}.weight": changed})
 
 
 def test_an_update_is_added_to_the_embedding_that_the_adapter_brings(tmp_path: Path) -> None:
     base, factors, own = llama_tensors(), embedding_factors(), floats(24, 16, seed=3)
     found = opened(tmp_path, base, {**factors, f"{EMBEDDING}.base_layer.weight": own})
-    same(found, {**base, f"{EMBEDDING}.weight": own + embedding_update(factors)})
+    assert_same(found, {**base, f"{EMBEDDING}.weight": own + embedding_update(factors)})
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_dora(tmp_path: Path) -> None:
     whole = base[f"{UP}.weight"] + 2 * product(factors, UP)
     expected = lengths[:, None] * whole / np.linalg.norm(whole, axis=1, keepdims=True)
     given = {**factors, f"{UP}.lora_magnitude_vector": lengths}
-    same(opened(tmp_path, base, given, use_dora=True), {**base, f"{UP}.weight": expected})
+    assert_same(opened(tmp_path, base, given, use_dora=True), {**base, f"{UP}.weight": expected})
 
 
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
@@ -161,7 +161,7 @@ def test_conv1d_is_stored_transposed(tmp_path: Path, prefix: str) -> None:
             base[f"{prefix}{layer}.weight"] + 2 * product(pair, f"transformer.{layer}").T
         )
         factors |= pair
-    same(opened(tmp_path, base, factors, config=GPT2), expected)
+    assert_same(opened(tmp_path, base, factors, config=GPT2), expected)
 
 
 def test_the_flag_decides_for_square_matrices_of_unknown_models(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_flag_decides_for_square_matrices_of_unknown_models(tmp_path: Path) 
     expected = base["net.a.weight"] + 2 * product(factors, "net.a").T
     config = {"model_type": "own"}
     found = opened(tmp_path, base, factors, config=config, fan_in_fan_out=True)
-    same(found, {"net.a.weight": expected})
+    assert_same(found, {"net.a.weight": expected})
 
 
 def alike_on_both() -> Arrays:
@@ -248,7 +248,7 @@ def test_what_it_touches(tmp_path: Path) -> None:
     np.testing.assert_array_equal(untouched, floats(40, 16))
 
 
-def refused(tmp_path: Path, factors: Arrays, told: str, **settings: Any) -> None:
+def assert_refused(tmp_path: Path, factors: Arrays, told: str, **settings: Any) -> None:
     base = llama_tensors(tied=bool(settings.pop("tied", False)))
     with pytest.raises(UserError, match=told):
         opened(tmp_path, base, factors, **settings)
@@ -270,7 +270,7 @@ def refused(tmp_path: Path, factors: Arrays, told: str, **settings: Any) -> None
     ],
 )
 def test_settings_are_refused(tmp_path: Path, settings: dict[str, Any], told: str) -> None:
-    refused(tmp_path, linear(Q, (16, 16)), told, **settings)
+    assert_refused(tmp_path, linear(Q, (16, 16)), told, **settings)
 
 
 A, B = f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"
@@ -301,7 +301,7 @@ GOOD = linear(Q, (16, 16))
     ],
 )
 def test_tensors_are_refused(tmp_path: Path, factors: Arrays, told: str) -> None:
-    refused(tmp_path, factors, told)
+    assert_refused(tmp_path, factors, told)
 
 
 @pytest.mark.parametrize(

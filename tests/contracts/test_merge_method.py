@@ -94,7 +94,7 @@ def _run(
     )  # fmt: skip
 
 
-def _close(found: Array, expected: Array, size: float) -> None:
+def assert_close(found: Array, expected: Array, size: float) -> None:
     """Equal to a small part of the size of a task vector."""
     limit = size + 4 * np.finfo(np.float32).eps * float(np.abs(expected).max(initial=0))
     np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
@@ -105,9 +105,9 @@ def test_experts_equal_to_base_give_base(name: str) -> None:
     method = load_method(name)
     base, experts = _tensors(method)
     same = [base.copy() for _ in experts]
-    _close(_run(method, base, same), base, 0)
+    assert_close(_run(method, base, same), base, 0)
     if method.needs_base != True:  # noqa: E712 ("optional" is true as well)
-        _close(_run(method, None, same), base, 0)
+        assert_close(_run(method, None, same), base, 0)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ONE_EXPERT_IS_NOT_RETURNED])
@@ -117,13 +117,13 @@ def test_one_expert_alone_gives_that_expert(name: str) -> None:
     base, experts = _tensors(method)
     neutral = {"weight": 1.0, "density": 1.0, "scale": 1.0, "t": 1.0, "epsilon": 0.0, "alpha": 0.0}
     if method.num_experts[0] == 1:
-        _close(_run(method, base, experts[:1], **neutral), experts[0], 1e-7)
+        assert_close(_run(method, base, experts[:1], **neutral), experts[0], 1e-7)
         return
     if name == "model_stock":  # two that agree
-        _close(_run(method, base, [experts[0]] * 2), experts[0], 1e-7)
+        assert_close(_run(method, base, [experts[0]] * 2), experts[0], 1e-7)
         return
     found = _run(method, base, experts[:2], **neutral | {"weight": [0.0, 1.0]})
-    _close(found, experts[1], 1e-7)
+    assert_close(found, experts[1], 1e-7)
 
 
 def test_the_exceptions_are_methods() -> None:
@@ -152,7 +152,7 @@ def test_order_of_experts_does_not_matter(name: str) -> None:
         method, base, experts[::-1], extras=extras[::-1], identities=identities[::-1],
         **alone | {"t": 0.75} | turned,
     )  # fmt: skip
-    _close(second, first, 2e-6 if method.whole else 1e-9)
+    assert_close(second, first, 2e-6 if method.whole else 1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -178,7 +178,7 @@ def test_size_of_blocks_does_not_matter(name: str, shape: tuple[int, ...]) -> No
     for block_elements in (1, 130):
         parts = _run(method, base, experts, density=0.5, block_elements=block_elements)
         if name in SUMS:
-            _close(parts, whole, 1e-8)
+            assert_close(parts, whole, 1e-8)
         else:
             np.testing.assert_array_equal(parts, whole)
 
@@ -209,7 +209,7 @@ def test_a_device_gives_the_same_numbers(name: str, shape: tuple[int, ...], dens
         chosen = {"density": density, "rule": rule, "rescale": True}
         expected = _run(method, base, experts, **chosen)
         found = _run(method, base, experts, device="torch", block_elements=200, **chosen)
-        _close(found, expected, 2e-6 if method.whole else 1e-8)
+        assert_close(found, expected, 2e-6 if method.whole else 1e-8)
 
 
 @pytest.mark.parametrize("name", NAMES)

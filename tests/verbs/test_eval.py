@@ -1,7 +1,6 @@
 """`smelt eval`: a recipe, or models and benchmarks on the command line."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(home / "test.jsonl", rows)
     (home / "text.txt").write_text("The quick brown fox.\n\ndef add(a, b):\n")
     return home
-
-
-@pytest.fixture
-def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def recipe(**changes: Any) -> dict[str, Any]:

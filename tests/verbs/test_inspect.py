@@ -29,13 +29,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_the_table_alone_writes_nothing(home: Path) -> None:
     before = sorted(home.rglob("*"))
     result = CliRunner().invoke(cli.app_for(["inspect"]), ARGUMENTS)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +36,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [pair(*one, domain="sum") for one in SUMS[:12]]
     write_jsonl(home / "fitness.jsonl", [*rows, pair("rev[12]=", "[21].", domain="rev")])
     return home
-
-
-@pytest.fixture
-def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def recipe(layer_groups: Any = 1, **changes: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`smelt statistics`: a folder that repeats byte by byte and knows its model."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pico_llama(home / "b", seed=1)
     write_jsonl(home / "rows.jsonl", [pair(f"{n}+1=", f"{n + 1}.", "math") for n in range(8)])
     return home
-
-
-@pytest.fixture
-def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def recipe(**changes: Any) -> dict[str, Any]:

@@ -48,13 +48,19 @@ class Source(Protocol):
         """Fill `out` with the rows from `start` on; gives how many values are NaN or infinite."""
 
 
+class _Scratch(local):
+    """A buffer for each thread."""
+
+    buffer: NDArray[Any] = np.empty(0, dtype=np.uint8)
+
+
 class Files:
     """Open files by path, so that a merge opens each once. `close` when done."""
 
     def __init__(self) -> None:
         self._open: dict[Path, int] = {}
         self._lock = Lock()
-        self._scratch = local()
+        self._scratch = _Scratch()
 
     def number(self, path: Path) -> int:
         """The descriptor of a file."""
@@ -65,9 +71,8 @@ class Files:
 
     def read(self, path: Path, start: int, size: int) -> NDArray[Any]:
         """Bytes of a file in a buffer that this thread's next call overwrites."""
-        if getattr(self._scratch, "size", -1) < size:
+        if self._scratch.buffer.size < size:
             self._scratch.buffer = np.empty(size, dtype=np.uint8)
-            self._scratch.size = size
         data: NDArray[Any] = self._scratch.buffer[:size]
         done = 0
         while done < size:
