@@ -1,7 +1,8 @@
 """Fill the generated parts of README.md and docs/*.md from the code; `--check` only compares.
 
 A part stands between `<!-- generated: NAME ARGUMENTS -->` and `<!-- end -->`. Names: verbs,
-merge-methods, method-groups, method-rules, tree, kinds, keys VERB, options VERB, plug-ins KIND.
+merge-methods, method-groups, method-rules, benchmarks, tree, kinds, keys VERB, options VERB,
+plug-ins KIND.
 """
 
 import ast
@@ -15,6 +16,7 @@ from pathlib import Path
 from typer.models import OptionInfo
 
 from smelt.core import registry
+from smelt.evals.benchmark import Benchmark, Form
 from smelt.merge import table
 from smelt.merge.method import load_method
 from smelt.verbs import show
@@ -28,7 +30,7 @@ FOLDERS = {
     "scripts": "Upkeep of this repository.",
 }
 WORDS = {"int": "INT", "path": "PATH"}
-PAGES = {"ls": "check", "show": "check"}
+PAGES = {"ls": "check", "show": "check", "fetch": "benchmarks"}
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -116,6 +118,34 @@ def plug_ins(page: Path, kind: str) -> str:
     return _table([kind.replace("-", " "), "what it is"], rows)
 
 
+def benchmarks(page: Path) -> str:
+    """Every benchmark: what it is, its data, and how it is asked and read."""
+    head = ["benchmark", "source", "licence", "items", "fitness", "shots", "forms"]
+    rows = []
+    for name in registry.names("benchmark"):
+        record: Benchmark = registry.load("benchmark", name)
+        items = ", ".join(
+            f"{'**' * (split == record.test_split)}{split}{'**' * (split == record.test_split)} {n}"
+            for split, n in record.splits.items()
+        )
+        source = re.sub(r"https://(\S+?)(?=[,;\s]|$)", r"[\1](https://\1)", record.source)
+        forms = "; ".join(_form(key, form) for key, form in record.forms.items())
+        row = [f"`{name}` v{record.version}", _linked(source), record.licence]
+        row += [items or "as made", record.fitness_split or "none", record.shots_split or "none"]
+        rows.append([*row, forms])
+    return _table(head, rows)
+
+
+def _form(name: str, form: Form) -> str:
+    shots = f", {form.shots}-shot" if form.shots else ""
+    if form.job is not None:
+        return f"{name}{shots}: a program, by its tests"
+    if form.options is not None:
+        norm = " per character" if form.per_character else ""
+        return f"{name}{shots}: likelihood{norm}"
+    return f"{name}{shots}: " + ", ".join(f"`{rule}`" for rule in form.rules)
+
+
 def keys(page: Path, verb: str) -> str:
     """The recipe keys of a verb, each where it first stands."""
     found = dict(show.recipe_rows(verb))
@@ -171,6 +201,7 @@ MAKERS: dict[str, Callable[..., str]] = {
     "tree": tree,
     "kinds": kinds,
     "plug-ins": plug_ins,
+    "benchmarks": benchmarks,
     "keys": keys,
     "options": options,
 }

@@ -158,25 +158,26 @@ def test_example_filter(example: Any) -> None:
 
 
 def test_example_benchmark(example: Any, tmp_path: Path) -> None:
-    from smelt.evals.benchmark import Item
     from smelt.verbs import eval
 
     name = example("docs/add-a-benchmark.md")
     found = registry.load("benchmark", name)
-    item = Item("1", "svamp", "p", "51")
-    assert found.score("so it is 51.", item) == (True, "right")
-    assert found.score("so it is 50.", item)[0] is False
+    row = found.hub.convert(
+        {"body": "Ann had 76 nuts.", "question": "25 less?", "answer": "51 (n)"}
+    )
+    item = found.item({"id": "1", **row})
+    assert found.forms["base"].ask(item) == "Question: Ann had 76 nuts. 25 less?\nAnswer:"
+    rules = found.forms["base"].rules
+    assert [rule(item.gold, item) for rule in rules.values()] == [(1.0, "right")] * 2
+    assert rules["number"]("so it is 50.", item) == (0.0, "wrong_answer")
     folder = pico_llama(tmp_path / "m")
-    config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = 256  # room for its 128 answer tokens
-    (folder / "config.json").write_text(json.dumps(config))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "76-25?", "answer": "51"}\n')
     entry = {"name": name, "data": str(rows)}
     short = {"models": {"m": str(folder)}, "benchmarks": [entry]}
-    eval.check(short, where="docs")
+    assert "asdiv, 1 items" in eval.check(short, where="docs")[0]
     rows.write_text('{"question": "76-25?"}\n')
-    with pytest.raises(UserError, match="no question and answer"):
+    with pytest.raises(UserError, match=r"rows.jsonl:1: a row without 'answer'"):
         eval.check(short, where="docs")
 
 

@@ -1,61 +1,42 @@
-"""Chains: what a data file may not say, and the budget of an answer."""
+"""Chains: rows of `smelt data`, grouped by domain, judged by the verifier that each names."""
 
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core import registry
-from smelt.core.errors import UserError
 from smelt.data.document import make, write_jsonl
-from smelt.evals.benchmark import Item
-from smelt.evals.harness import SLACK, budget, items_of
-from smelt.evals.recipe import BenchmarkEntry
-from tests.pico import pico_tokenizer
-
-GOOD = {"answer": "3", "verifier": "expression"}
+from smelt.evals.benchmark import Benchmark
+from smelt.evals.rows import read_items
 
 
-def write(path: Path, meta: dict[str, Any], domain: str = "math") -> str:
-    row = make("1+2=3.", source="s", domain=domain, prompt="1+2=", meta=meta)
-    write_jsonl(path, [row])
-    return row.id
+def test_rows_of_smelt_data_become_items_of_their_domain(tmp_path: Path) -> None:
+    chain = {"task": "mc", "answer": "3", "verifier": "expression"}
+    choice = {"task": "mc", "answer": "C", "verifier": "choice"}
+    rows = [
+        make("max[352]*1-2=5-2=3.", source="s", domain="math", prompt="max[352]*1-2=", meta=chain),
+        make("plain text", source="s", domain="prose"),
+        make("A pair. And its end.", source="s", domain="prose", prompt="A pair."),
+        make("Which? (C)", source="s", domain="logic", prompt="Which?", meta=choice),
+    ]
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    chains: Benchmark = registry.load("benchmark", "chains")
+    one, other = read_items(chains, tmp_path / "test.jsonl", None, [], "r")
+    assert (one.group, one.question, one.gold) == ("math", "max[352]*1-2=", "5-2=3.")
+    assert (other.group, other.question, other.gold) == ("logic", "Which?", " (C)")
+    form = chains.forms["base"]
+    rule = form.rules["chain"]
+    assert form.ask(one) == one.question
+    assert rule("5-2=3.", one) == (1.0, "right")
+    assert rule("5-2=4.", one) == (0.0, "wrong_answer")
+    assert rule("5-2=", one) == (0.0, "no_stop")
+    assert rule("The answer is C", other) == (1.0, "right")
+    assert rule("no idea", other) == (0.0, "no_choice")
 
 
-@pytest.mark.parametrize(
-    ("meta", "message"),
-    [
-        ({**GOOD, "verifier": "os:system"}, "verifier 'os:system'. Expected one of: .*expression"),
-        ({**GOOD, "verifier": "expresion"}, "verifier 'expresion'. Expected 'expression'"),
-        ({"verifier": "expression"}, "meta without an answer"),
-        ({**GOOD, "answer": "3 apples"}, "answer '3 apples'"),
-        ({"answer": "many", "verifier": "number"}, "answer 'many'"),
-    ],
-)
-def test_bad_rows_are_named_when_read(tmp_path: Path, meta: dict[str, Any], message: str) -> None:
-    path = tmp_path / "test.jsonl"
-    name = write(path, meta)
-    with pytest.raises(UserError, match=f"test.jsonl: row {name}: {message}"):
-        list(registry.load("benchmark", "chains").read(path))
-
-
-@pytest.mark.parametrize("domain", ["../../evil", "a/b", ".hidden", "", "a\0b"])
-def test_a_group_is_a_plain_name(tmp_path: Path, domain: str) -> None:
-    write(tmp_path / "test.jsonl", GOOD, domain)
-    entry = BenchmarkEntry(name="chains", data=str(tmp_path / "test.jsonl"))
-    with pytest.raises(UserError, match=r"r: .*test.jsonl has the group"):
-        items_of(entry, "r")
-
-
-def test_the_budget_follows_a_gold_text_that_is_longer(tmp_path: Path) -> None:
-    tokenizer = open_tokenizer(pico_tokenizer(tmp_path))
-    chains, gsm8k = (registry.load("benchmark", name) for name in ("chains", "gsm8k"))
-
-    def items(count: int) -> list[Item]:
-        gold = "1" * count
-        assert len(tokenizer.encode(gold)) == count  # single digits
-        return [Item("0", "g", "p", "1"), Item("1", "g", "p", gold)]
-
-    assert [budget(chains, tokenizer, items(n)) for n in (1, 44, 45)] == [44, 44, 45 + SLACK]
-    assert budget(gsm8k, tokenizer, items(300)) == 256
+def test_without_an_answer_the_prompt_says_the_value(tmp_path: Path) -> None:
+    meta = {"answer": "", "verifier": "expression"}
+    row = make("1+2=3.", source="s", domain="math", prompt="1+2=", meta=meta)
+    write_jsonl(tmp_path / "test.jsonl", [row])
+    chains: Benchmark = registry.load("benchmark", "chains")
+    (item,) = read_items(chains, tmp_path / "test.jsonl", None, [], "r")
+    assert chains.forms["base"].rules["chain"]("3.", item) == (1.0, "right")
+    assert chains.forms["base"].rules["chain"]("4.", item) == (0.0, "wrong_answer")

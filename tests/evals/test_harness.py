@@ -1,167 +1,166 @@
-"""Counts, floors, intervals and likelihoods against computations by hand."""
+"""Answers to marks to cells: readings, samples, choices, programs, and counts by hand."""
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from smelt.checkpoint.tokenizer import open_tokenizer
-from smelt.core.errors import UserError
-from smelt.data.document import write_jsonl
-from smelt.evals import harness
-from smelt.evals.benchmark import Benchmark, Item
-from smelt.evals.recipe import BenchmarkEntry
-from smelt.models.load import load_model
-from tests.pico import pico_llama
-from tests.train.rows import pair, plain
-
-KINDS = ("byte_bpe", "sentencepiece_bpe")
+from smelt.evals.benchmark import Form, Item
+from smelt.evals.cells import cells_of, scores_of
+from smelt.evals.exam import write_sheet
+from smelt.evals.harness import Drawing, Mark, answer_sheet, majority, write_samples
+from smelt.models.backend import Query, Request
+from smelt.verify.sandbox.job import Job
+from tests.evals.fakes import SUMS, FakeBackend, exam, sums
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    home = tmp_path_factory.mktemp("evals")
-    folders = {kind: pico_llama(home / kind, kind=kind) for kind in KINDS}
-    return {kind: (load_model(one), open_tokenizer(one)) for kind, one in folders.items()}
+def marks_of(backend: FakeBackend, made, drawing=Drawing(), **sheet):  # type: ignore[no-untyped-def]
+    paper = write_sheet(made, backend, "w", **sheet)
+    return paper, answer_sheet(made, paper, backend, None, drawing=drawing, unsafe_code=False,
+                               label="t")  # fmt: skip
+
+
+def test_every_rule_reads_and_the_first_decides(tmp_path: Path) -> None:
+    said = {"0+0": "0 Q: more", "1+1": "2 or 3", "2+2": ""}
+    backend = FakeBackend(lambda r: said[r.prompt.split("Q: ")[-1].removesuffix(" A:")])
+    made = exam(sums(3), shots=0)
+    sheet, marks = marks_of(backend, made)
+    assert [(m.answer.strip(), m.score, m.reason) for m in marks] == [
+        ("0", 1.0, "right"), ("2 or 3", 0.0, "wrong_answer"), ("", 0.0, "empty"),
+    ]  # fmt: skip
+    cell = cells_of(made, sheet, marks, pass_at=[], unsafe_code=False)["sums"]
+    # Wilson's interval of 1 of 3, from the formula written out.
+    z, n, p = 1.959963984540054, 3, 1 / 3
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    assert cell == {
+        "correct": 1, "total": 3, "accuracy": 0.3333, "low": round(centre - half, 4),
+        "high": round(centre + half, 4), "unparsed": 1, "form": "base", "shots": 0,
+        "reasons": {"empty": 1, "right": 1, "wrong_answer": 1}, "rules": {"anywhere": 0.6667},
+        "length": round((2 + 6 + 0) / 3, 1), "unfinished": 0,
+    }  # fmt: skip
+    write_samples(tmp_path / "s/sums.jsonl", marks)
+    rows = [json.loads(line) for line in (tmp_path / "s/sums.jsonl").read_text().splitlines()]
+    assert [row["correct"] for row in rows] == [True, False, False]
+    assert set(rows[0]) == {"id", "prompt", "gold", "answer", "correct", "reason", "tokens",
+                            "finished"}  # fmt: skip
+
+
+def test_samples_are_drawn_by_item_and_counted_for_pass_at() -> None:
+    made = exam(sums(3), shots=0)
+    backend = FakeBackend(lambda r: "2" if r.seed % 2 else "9")
+    sheet, marks = marks_of(backend, made, Drawing(samples=4, temperature=0.8, seed=6))
+    assert [(m.item.id, m.sample) for m in marks] == [(str(i), s) for i in range(3)
+                                                      for s in range(4)]  # fmt: skip
+    assert len({request.seed for request in backend.asked}) == 12
+    assert {request.temperature for request in backend.asked} == {0.8}
+    right = sum(mark.score for mark in marks)  # only item 1 can be right
+    assert 0 < right <= 4
+    cell = cells_of(made, sheet, marks, pass_at=[1, 4], unsafe_code=False)["sums"]
+    assert cell["pass_at"] == {"1": round(right / 12, 4), "4": round(1 / 3, 4)}
+    assert cell["total"] == 3
+    assert cell["accuracy"] == round(right / 12, 4)
+    again = FakeBackend(lambda r: "")
+    marks_of(again, made, Drawing(samples=4, temperature=0.8, seed=6))
+    assert again.asked == backend.asked
+
+
+def test_what_does_not_fit_counts_as_wrong_and_says_why() -> None:
+    items = sums(2)
+    items[1] = replace(items[1], question="9" * 200)
+    made = exam(items, shots=0)
+    backend = FakeBackend(lambda r: "0", context=100)
+    sheet, marks = marks_of(backend, made)
+    assert [mark.reason for mark in marks] == ["right", "too_long"]
+    assert len(backend.asked) == 1
+    cell = cells_of(made, sheet, marks, pass_at=[], unsafe_code=False)["sums"]
+    assert (cell["correct"], cell["total"], cell["unparsed"]) == (1, 2, 1)
+
+
+CHOICES = Form(
+    ask=lambda item: f"{item.question} =",
+    options=lambda item: [f" {one}" for one in item.choices],
+)
+
+
+def choosing(form: Form = CHOICES):  # type: ignore[no-untyped-def]
+    items = [Item("a", "g", "1+1", " 2", "B", ("100000", "2")),
+             Item("b", "g", "2+2", " 4", "A", ("4", "5"))]  # fmt: skip
+    return exam(items, benchmark=replace(SUMS, forms={"base": form}))
+
+
+def test_the_likeliest_option_is_the_answer() -> None:
+    nats = {" 100000": -6.0, " 2": -5.0, " 4": -2.0, " 5": -1.0}
+    backend = FakeBackend(nats=lambda query: nats[query.continuation])
+    made = choosing()
+    sheet, marks = marks_of(backend, made)
+    assert [(m.answer, m.score, m.readings) for m in marks] == [
+        ("2", 1.0, {"likelihood_per_character": 0.0}),
+        ("5", 0.0, {"likelihood_per_character": 0.0}),
+    ]
+    assert backend.queries[0] == Query("1+1 =", " 100000")
+    # By character -6/6 beats -5/1.
+    _, other = marks_of(backend, choosing(replace(CHOICES, per_character=True)))
+    assert [(m.answer, m.score, m.readings) for m in other] == [
+        ("100000", 0.0, {"likelihood": 1.0}), ("5", 0.0, {"likelihood": 0.0}),
+    ]  # fmt: skip
+    cell = cells_of(made, sheet, marks, pass_at=[], unsafe_code=False)["g"]
+    assert (cell["accuracy"], cell["rules"]) == (0.5, {"likelihood_per_character": 0.0})
+    assert "length" not in cell
+
+
+def test_options_with_contexts_of_their_own() -> None:
+    form = replace(CHOICES, contexts=lambda item: [f"{one} is" for one in item.choices],
+                   options=lambda item: [" right"] * 2)  # fmt: skip
+    backend = FakeBackend(nats=lambda query: -len(query.prompt))
+    _, marks = marks_of(backend, choosing(form))
+    assert [query.prompt for query in backend.queries] == ["100000 is", "2 is", "4 is", "5 is"]
+    assert [mark.score for mark in marks] == [1.0, 1.0]
+
+
+def test_programs_are_judged_by_their_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Job] = []
+
+    def run(jobs: list[Job], **_: object) -> list[tuple[bool, str]]:
+        ran.extend(jobs)
+        return [(True, "right"), (False, "timeout")]
+
+    monkeypatch.setattr("smelt.verify.code.run", run)
+    monkeypatch.setattr("smelt.verify.code.isolation", lambda unsafe=False: "box")
+    form = Form(ask=lambda item: item.question, max_new_tokens=9,
+                job=lambda answer, item: Job(answer, ("f",), f"f() == {item.answer}"))  # fmt: skip
+    items = sums(3)
+    items[1] = replace(items[1], question="9" * 200)
+    made = exam(items, benchmark=replace(SUMS, forms={"base": form}))
+    sheet, marks = marks_of(FakeBackend(lambda r: "code", context=100), made)
+    assert [job.tests for job in ran] == ["f() == 0", "f() == 4"]
+    assert [(m.score, m.reason) for m in marks] == [(1, "right"), (0, "too_long"), (0, "timeout")]
+    cell = cells_of(made, sheet, marks, pass_at=[], unsafe_code=False)["sums"]
+    assert cell["isolation"] == "box"
+
+
+def test_subjects_and_means_over_samples() -> None:
+    items = [*sums(2, "a"), *sums(1, "b")]
+    made = exam(items, shots=0)
+    marks = [Mark(one, 0, "p", "x", score, "right", {}, 1, True)
+             for one, score in zip(items, (1.0, 0.5, 0.0), strict=True)]  # fmt: skip
+    sheet = write_sheet(made, FakeBackend(), "w")
+    cell = cells_of(made, sheet, marks, pass_at=[], unsafe_code=False)["sums"]
+    assert cell["subjects"] == {"a": [0.75, 2], "b": [0.0, 1]}
+    assert (cell["correct"], cell["accuracy"]) == (1.5, 0.5)
+    assert scores_of(marks) == [("a0", 1.0), ("a1", 0.5), ("b0", 0.0)]
 
 
 def test_majority() -> None:
-    def item(answer: str) -> Item:
-        return Item("i", "g", "p", "some gold " + answer, {"answer": answer})
-
-    assert harness.majority([item("T"), item("F"), item("T"), item("T")]) == 0.75
-    assert harness.majority([Item(str(n), "g", "p", str(n)) for n in range(3)]) == 0.3333
+    items = [Item("i", "g", "p", f"gold {answer}", answer) for answer in "TFTT"]
+    assert majority(items) == 0.75
+    assert majority([Item(str(n), "g", "p", str(n)) for n in range(3)]) == 0.3333
 
 
-def test_counts_and_samples(
-    models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = ["4 STOP 5", "five", "3", "4"]
-    monkeypatch.setattr(harness, "generate", lambda *args, **options: answers)
-
-    def score(answer: str, item: Item) -> tuple[bool, str]:
-        if not answer.strip().isdigit():
-            return False, "no_number"
-        right = answer.strip() == item.gold
-        return right, "right" if right else "wrong_answer"
-
-    benchmark = Benchmark(1, "test", "fitness", lambda path: iter(()), score, 5, (" STOP",))
-    items = [Item(str(n), "g", f"p{n}", "4") for n in range(4)]
-    found = harness.run_benchmark(*models["byte_bpe"], benchmark, items, tmp_path / "s" / "g.jsonl",
-                                  batch_size=2, label="t")  # fmt: skip
-    # Wilson's interval of 2 of 4, from the formula written out.
-    z, n, p = 1.959963984540054, 4, 0.5
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert found == {
-        "correct": 2, "total": 4, "accuracy": 0.5, "low": round(0.5 - half, 4),
-        "high": round(0.5 + half, 4), "unparsed": 1,
-    }  # fmt: skip
-    rows = [json.loads(line) for line in (tmp_path / "s/g.jsonl").read_text().splitlines()]
-    assert [row["answer"] for row in rows] == ["4", "five", "3", "4"]
-    assert [row["correct"] for row in rows] == [True, False, False, True]
-    assert [row["reason"] for row in rows] == ["right", "no_number", "wrong_answer", "right"]
-    assert set(rows[0]) == {"id", "prompt", "gold", "answer", "correct", "reason"}
-
-
-def entry(path: Path, **fields: Any) -> BenchmarkEntry:
-    return BenchmarkEntry(name="chains", data=str(path), **fields)
-
-
-def test_items_by_group(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    rows = []
-    for n in range(6):
-        one = pair(f"{n}+1=", f"{n + 1}.", ("math", "logic")[n % 2])
-        one.meta.update({"answer": str(n + 1), "verifier": "expression"})
-        rows.append(one)
-    write_jsonl(path, [*rows, plain("text")])
-    groups = harness.items_of(entry(path, limit=2), "r")
-    assert {name: [item.gold for item in items] for name, items in groups.items()} == {
-        "logic": ["2.", "4."], "math": ["1.", "3."],
-    }  # fmt: skip
-    assert list(harness.items_of(entry(path, only=["math"]), "r")) == ["math"]
-    with pytest.raises(UserError, match=r"no items of code in .*Expected groups: logic, math"):
-        harness.items_of(entry(path, only=["code"]), "r")
-    with pytest.raises(UserError, match="r: no such file"):
-        harness.items_of(entry(tmp_path / "no"), "r")
-
-
-TEXT = "The quick brown fox jumps over the lazy dog, then sleeps. naïve 12345 (x)"
-
-
-def token_bits(model: Any, ids: list[int]) -> list[float]:
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits[0].double()
-    nll = -logits[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    return [float(one) / math.log(2) for one in nll]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_likelihood_by_hand(models: dict[str, Any], kind: str) -> None:
-    model, tokenizer = models[kind]
-    ids = tokenizer.encode(TEXT)
-    first = len(tokenizer.decode(ids[:1]).encode())
-    bits = token_bits(model, ids)
-    found = harness.likelihood(model, tokenizer, [TEXT, TEXT], 128, "t")
-    num_bytes = len(TEXT.encode()) - first
-    assert (found["bytes"], found["tokens"]) == (2 * num_bytes, 2 * len(bits))
-    assert found["bits_per_byte"] == pytest.approx(sum(bits) / num_bytes, abs=1e-4)
-    assert found["perplexity"] == pytest.approx(2 ** (sum(bits) / len(bits)), rel=1e-4)
-
-
-@pytest.mark.parametrize("context", [5, 7, 16])
-def test_long_texts_are_read_in_windows(models: dict[str, Any], context: int) -> None:
-    model, tokenizer = models["byte_bpe"]
-    ids = tokenizer.encode(TEXT)
-    rows = harness.windows(tokenizer, TEXT, context)
-    assert max(len(row.ids) for row in rows) <= context
-    assert [token for row in rows for token in row.ids[1:]] == ids[1:]
-    expected = sum(sum(token_bits(model, row.ids)) for row in rows)
-    found = harness.likelihood(model, tokenizer, [TEXT], context, "t")
-    assert found["bytes"] == len(TEXT.encode()) - len(tokenizer.decode(ids[:1]).encode())
-    assert found["bits_per_byte"] == pytest.approx(expected / found["bytes"], abs=1e-4)
-
-
-def test_equal_models_of_other_tokenizers_cost_the_same_per_byte(models: dict[str, Any]) -> None:
-    """A model that is uniform over its tokens: bits are tokens times log2(vocabulary)."""
-    for kind in KINDS:
-        model, tokenizer = models[kind]
-        kept = {name: one.clone() for name, one in model.state_dict().items()}
-        with torch.no_grad():
-            for one in model.parameters():
-                one.zero_()
-        found = harness.likelihood(model, tokenizer, [TEXT], 128, "t")
-        model.load_state_dict(kept)
-        bits = found["tokens"] * math.log2(model.config.vocab_size)
-        assert found["bits_per_byte"] == pytest.approx(bits / found["bytes"], abs=1e-4)
-        read = tokenizer.decode(tokenizer.encode(TEXT)[:1])
-        assert found["bytes"] == len(TEXT.encode()) - len(read.encode())
-
-
-def test_broken_models_and_empty_texts_are_errors(models: dict[str, Any]) -> None:
-    model, tokenizer = models["byte_bpe"]
-    with pytest.raises(UserError, match="texts of one token each"):
-        harness.likelihood(model, tokenizer, ["", "x"], 128, "t")
-    kept = model.model.norm.weight.detach().clone()
-    with torch.no_grad():
-        model.model.norm.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="no numbers"):
-        harness.likelihood(model, tokenizer, [TEXT], 128, "t")
-    with torch.no_grad():
-        model.model.norm.weight.copy_(kept)
-
-
-def test_texts_of_files(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\nline\r\n\r\n \n\ntwo\n", newline="")
-    assert harness.read_text(tmp_path / "a.txt", "r") == ["one\nline", "two"]
-    write_jsonl(tmp_path / "a.jsonl", [plain("x y"), pair("1+", "1")])
-    assert harness.read_text(tmp_path / "a.jsonl", "r") == ["x y", "1+1"]
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="not UTF-8"):
-        harness.read_text(tmp_path / "b.txt", "r")
-    (tmp_path / "c.txt").write_text(" \n\n ")
-    with pytest.raises(UserError, match=r"c.txt is empty"):
-        harness.read_text(tmp_path / "c.txt", "r")
+def test_requests_hold_stop_and_budget() -> None:
+    backend = FakeBackend(lambda r: "x" * 50)
+    _, marks = marks_of(backend, exam(sums(1), shots=0))
+    assert backend.asked == [Request("Sums.\nQ: 0+0 A:", 20, ("Q:",))]
+    assert (len(marks[0].answer), marks[0].finished) == (20, False)

@@ -6,7 +6,9 @@ import pytest
 
 from smelt.core.errors import UserError
 from smelt.merge.parameters import resolve
-from smelt.search.space import Gene, Space, find_genes, group_tensors, without_marks
+from smelt.search.genes import Gene, find_genes, without_marks
+from smelt.search.groups import group_tensors
+from smelt.search.space import Space
 
 NAMES = [
     "model.embed_tokens.weight",
@@ -64,11 +66,16 @@ def test_the_base_among_the_models_has_no_gene() -> None:
         (recipe(), "nothing to search"),
         (
             recipe(top={"weigth": "search"}),
-            "'weigth' cannot be searched. Expected one of: weight, lambda, density",
+            "'weigth' cannot be searched. Expected what ties takes: 'weight' .one of:",
         ),
-        (recipe(top={"normalize": "search"}), "'normalize' cannot be searched"),
+        (recipe(top={"int8_mask": "search"}), "'int8_mask' cannot be searched"),
         (recipe("ties", None, {"lambda": "search"}, None), "'lambda' searched for one model"),
-        ({"merge_method": "ties", "slices": []}, "no list of models"),
+        ({"merge_method": "ties", "slices": []}, "a search over slices. Expected `models`"),
+        ({"merge_method": "ties", "modules": {}}, "a search over modules. Expected `models`"),
+        (
+            recipe(top={"weight": [{"filter": "mlp", "value": "search"}, {"value": 1}]}),
+            "parameters.weight: `search` inside a list",
+        ),
     ],
 )
 def test_refuses(data: dict[str, Any], message: str) -> None:
@@ -84,14 +91,8 @@ def test_groups_cut_the_layers() -> None:
     assert [group.label for group in every] == [*(f"layer {n}" for n in range(12)), "other"]
     assert [group.label for group in group_tensors(NAMES, 1, "r")] == ["all"]
     assert [len(g.tensors) for g in group_tensors(NAMES, 5, "r")] == [4, 4, 6, 4, 6, 2]
-    with pytest.raises(UserError, match=r"found 13. Expected at most 12"):
+    with pytest.raises(UserError, match=r"r.layer_groups: found 13. Expected at most 12"):
         group_tensors(NAMES, 13, "r")
-
-
-def test_a_filter_that_would_catch_another_tower_is_refused() -> None:
-    names = [*NAMES, "vision_model.layers.1.mlp.weight"]
-    with pytest.raises(UserError, match=r"would match 'vision_model.layers.1.mlp.weight'"):
-        group_tensors(names, "all", "r")
 
 
 @pytest.mark.parametrize("layer_groups", [1, 3, "all"])
@@ -117,16 +118,6 @@ def test_the_recipe_says_what_the_genome_says(layer_groups: Any) -> None:
         assert ones == [space.value(genome, place, n) for n in (1, 11)]
         assert ones[0] != ones[1]
     assert base["weight"] == [0.5, 0.5]
-
-
-def test_encode_is_the_inverse_of_value_within_the_range() -> None:
-    data = recipe(top={"lambda": "search", "density": "search"})
-    space = Space(data, find_genes(data, "r"), group_tensors(NAMES, 3, "r"))
-    values = [[0.0, 0.5, 1.0, 2.0], [0.1, 0.3, 0.5, 1.0], [0.9, 0.8, 0.7, 0.6]]
-    genome = space.encode(values)
-    found = [[space.value(genome, gene, group) for group in range(4)] for gene in range(3)]
-    assert [one for row in found for one in row] == pytest.approx([v for r in values for v in r])
-    assert space.encode([[-1.0] * 4, [0.0] * 4, [2.0] * 4]) == [0.0] * 8 + [1.0] * 4
 
 
 def test_models_may_be_written_as_mappings() -> None:

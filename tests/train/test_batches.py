@@ -14,8 +14,8 @@ from smelt.data.document import write_jsonl
 from smelt.fuse.pieces import piece_bytes, read_tokenizer
 from smelt.fuse.target import join
 from smelt.fuse.tokenized import Tokenized, tokenize
-from smelt.models.generate import encode_prompts
 from smelt.models.load import fresh_model
+from smelt.models.prompts import Prompts
 from smelt.models.score import encode_response
 from smelt.train.batches import Row, Span, collate, plans, read_part
 from smelt.train.forward import cross_entropy, packed_logits, response_labels
@@ -221,7 +221,7 @@ def test_training_reads_what_evaluation_reads(tmp_path: Path) -> None:
     assert rows[0].ids == [tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id]
     assert rows[0].start == 1 + len(prompt)
     assert rows[1].ids == [tokenizer.bos_id, *tokenizer.encode("ab"), tokenizer.eos_id]
-    assert encode_prompts(tokenizer, ["1+1="]) == [rows[0].ids[: rows[0].start]]
+    assert Prompts(tmp_path / "t").encode(["1+1="]) == [rows[0].ids[: rows[0].start]]
     seen = encode_response(tokenizer, "1+1=", "1+1=2.")
     assert (seen.ids, seen.start) == (rows[0].ids, rows[0].start)
     batch = collate([Span(rows[0], 0, 0), Span(rows[1], 0, len(rows[0].ids))], 1, 40, 0)

@@ -7,6 +7,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +124,16 @@ def to_torch(array: NDArray[Any]) -> "torch.Tensor":
     """The same memory as a torch tensor of the same dtype."""
     import torch
 
-    kind: torch.dtype = getattr(torch, array.dtype.name)
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return torch.from_numpy(flat).view(kind).reshape(array.shape)
+    return torch.from_numpy(flat).view(_torch_type(array.dtype)).reshape(array.shape)
+
+
+@cache
+def _torch_type(kind: np.dtype[Any]) -> "torch.dtype":
+    import torch
+
+    found: torch.dtype = getattr(torch, kind.name)
+    return found
 
 
 def find_folder(text: str, revision: str | None = None) -> Path:

@@ -133,6 +133,21 @@ def _child(target: Any, key: str, setting: str) -> Any:
     raise UserError(f"--set {setting}", f"nothing below '{key}'", "key.path=value")
 
 
+def _in_data(data: Any, location: tuple[int | str, ...], missing: bool) -> tuple[int | str, ...]:
+    """A location without the names of union members, which are no keys of the recipe."""
+    kept: list[int | str] = []
+    current = data
+    for place, part in enumerate(location):
+        if isinstance(current, dict) and part in current:
+            current = current[part]
+        elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+            current = current[part]
+        elif not (missing and place == len(location) - 1):
+            continue
+        kept.append(part)
+    return tuple(kept)
+
+
 def _dotted(location: tuple[int | str, ...]) -> str:
     text = ""
     for part in location:
@@ -174,7 +189,7 @@ def parse(cls: type[AnyRecipe], data: Any, where: str, see: str = "") -> AnyReci
         # A mistyped key says more than the "missing" or union errors that it causes.
         first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
         location = first["loc"]
-        place = f"{where}: {_dotted(location)}"
+        place = f"{where}: {_dotted(_in_data(data, location, first['type'] == 'missing'))}"
         if first["type"] == "extra_forbidden":
             known = _fields_at(cls, location[:-1])
             expected = nearest(str(location[-1]), known)

@@ -52,9 +52,14 @@ def noted(
     return found
 
 
-def _notes() -> Path:
+def cache_folder() -> Path:
+    """Where smelt keeps what it can find again: SMELT_CACHE, XDG_CACHE_HOME or ~/.cache decide."""
     home = os.environ.get("SMELT_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "smelt" / "sha256"
+    return Path(home).expanduser() / "smelt"
+
+
+def _notes() -> Path:
+    return cache_folder() / "sha256"
 
 
 def _write_note(note: Path, text: str) -> None:

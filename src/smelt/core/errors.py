@@ -48,8 +48,8 @@ def nearest(word: str, choices: list[str]) -> str:
 # Packages of the extras that are imported where they are used.
 EXTRAS = {
     "transformers": "train", "huggingface_hub": "train", "reasoning_gym": "data",
-    "cma": "search", "gguf": "export", "xllamacpp": "export",
-    "matplotlib": "report", "jinja2": "report",
+    "cma": "search", "optuna": "search", "pymoo": "search", "gguf": "export", "xllamacpp": "export",
+    "matplotlib": "report", "jinja2": "report", "datasets": "eval", "math_verify": "eval",
 }  # fmt: skip
 
 

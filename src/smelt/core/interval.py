@@ -12,9 +12,10 @@ T95 = (
 )  # fmt: skip
 
 
-def wilson(correct: int, total: int, z: float = Z95) -> tuple[float, float]:
+def wilson(correct: float, total: int, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of a proportion (Wilson 1927); (0, 1) when nothing was counted.
 
+    correct: a count, or a sum of scores from 0 to 1, for which it is rather too wide.
     Raises ValueError unless 0 <= correct <= total.
     """
     if not 0 <= correct <= total:

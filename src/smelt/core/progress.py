@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Event = tuple[
-    Any, ...
-]  # ("say", text) | ("start", bar, label, total) | ("move", bar, n) | ("end", bar)
+Event = tuple[Any, ...]
+"""("say", text) | ("start", bar, label, total) | ("move", bar, n) | ("note", bar, text) |
+("end", bar)"""
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -23,6 +23,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.bars: dict[Any, tuple[str, float, float, float, float]] = {}
+        self.notes: dict[Any, str] = {}
 
     def __call__(self, event: Event) -> None:
         kind, *rest = event
@@ -37,18 +38,26 @@ class Lines:
             if now - shown >= LINE_EVERY_SECONDS and count:
                 left = (now - begun) / count * (total - count)
                 print(
-                    f"{label}: {count:.0f}/{total:.0f}, {left:.0f} s left",
+                    f"{label}: {count:.0f}/{total:.0f}, {left:.0f} s left{self.note(rest[0])}",
                     file=sys.stderr,
                     flush=True,
                 )
                 shown = now
             self.bars[rest[0]] = (label, total, count, begun, shown)
+        elif kind == "note" and rest[0] in self.bars:
+            self.notes[rest[0]] = rest[1]
         elif kind == "end":
             self.bars.pop(rest[0], None)
+            self.notes.pop(rest[0], None)
+
+    def note(self, bar: Any) -> str:
+        """What the work last said about itself, to stand at the end of a line."""
+        return f", {self.notes[bar]}" if bar in self.notes else ""
 
     def close(self) -> None:
         """Forget all bars."""
         self.bars.clear()
+        self.notes.clear()
 
 
 class Bars:
@@ -72,6 +81,7 @@ class Bars:
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             console=Console(stderr=True),
             transient=True,
         )
@@ -84,9 +94,11 @@ class Bars:
         elif kind == "start":
             if not self.tasks:
                 self.progress.start()
-            self.tasks[rest[0]] = self.progress.add_task(rest[1], total=rest[2])
+            self.tasks[rest[0]] = self.progress.add_task(rest[1], total=rest[2], note="")
         elif kind == "move" and rest[0] in self.tasks:
             self.progress.update(self.tasks[rest[0]], advance=rest[1])
+        elif kind == "note" and rest[0] in self.tasks:
+            self.progress.update(self.tasks[rest[0]], note=rest[1])
         elif kind == "end" and rest[0] in self.tasks:
             self.progress.remove_task(self.tasks.pop(rest[0]))
             if not self.tasks:
@@ -155,6 +167,10 @@ class Bar:
     def move(self, steps: float = 1) -> None:
         """Advance by a number of steps."""
         emit(("move", self.key, steps))
+
+    def note(self, text: str) -> None:
+        """A few words that stand behind the bar until the next ones: the best so far."""
+        emit(("note", self.key, text))
 
     def __enter__(self) -> "Bar":
         return self

@@ -19,6 +19,7 @@ KINDS: dict[str, str] = {
     "filter": "data/filters",
     "verifier": "verify",
     "search-algorithm": "search/algorithms",
+    "backend": "models/backends",
     "alignment": "fuse/align",
     "loss": "fuse/losses",
     "stage": "train/stages",
@@ -53,9 +54,14 @@ def folder(kind: str) -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """The names of all plug-ins of a kind, from the folder listing: nothing is imported."""
-    found = sorted(folder(kind).glob("*" + _suffix(kind)))
-    return [path.stem for path in found if not path.stem.startswith("_")]
+    """The names of all plug-ins of a kind, from the folder listing: nothing is imported.
+
+    Recipes may lie in folders, which are part of their names.
+    """
+    home = folder(kind)
+    found = home.rglob("*.yaml") if kind == "recipe" else home.glob("*.py")
+    names = [path.relative_to(home).with_suffix("").as_posix() for path in found]
+    return sorted(name for name in names if not Path(name).name.startswith("_"))
 
 
 def path_of(kind: str, name: str) -> Path:

@@ -1,184 +1,187 @@
-"""Ask every model every question, keep every answer, count what could not be read."""
+"""Ask a model every question of an exam, keep every answer, count what could not be read."""
 
 import json
-import math
-import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from smelt.core.seed import seed_for
+from smelt.evals.answers import Store, likelihood_all, write_all
+from smelt.evals.benchmark import Item
+from smelt.evals.exam import Exam, Sheet, plain_shots
+from smelt.models.backend import Backend, Query, Request
+from smelt.verify import code
 
-from smelt.checkpoint.tokenizer import TextTokenizer
-from smelt.core import registry
-from smelt.core.errors import UserError
-from smelt.core.interval import wilson
-from smelt.data.document import parse_row, read_lines
-from smelt.evals.benchmark import Benchmark, Item
-from smelt.evals.recipe import BenchmarkEntry
-from smelt.models.generate import encode_prompts, generate, require_room
-from smelt.models.load import context_of
-from smelt.models.score import Encoded, Scorer
-
-# A longer context costs memory and, beyond this, hardly changes a likelihood.
-MAX_WINDOW = 2048
-# What an answer may be longer than the longest gold text, in tokens, where that decides.
-SLACK = 8
-# Reasons that mean "no answer could be read", as opposed to a wrong one.
-UNREADABLE = frozenset({"no_stop", "unparsable", "no_number", "no_choice", "empty"})
+# The chance of a written answer is judged by its first reading; these are the two of a choice.
+WHOLE, PER_CHARACTER = "likelihood", "likelihood_per_character"
 
 
-def items_of(entry: BenchmarkEntry, where: str) -> dict[str, list[Item]]:
-    """The items of a benchmark by group. Raises UserError when there are none."""
-    benchmark: Benchmark = registry.load("benchmark", entry.name)
-    path = Path(entry.data)
-    if not path.is_file():
-        raise UserError(where, f"no such file: {path}", "the benchmark's data file")
-    groups: dict[str, list[Item]] = {}
-    for item in benchmark.read(path):
-        group = groups.setdefault(item.group, [])
-        if entry.limit is None or len(group) < entry.limit:
-            group.append(item)
-    for name in groups:  # they become file names
-        if not name or name.startswith(".") or "/" in name or "\0" in name:
-            raise UserError(where, f"{path} has the group {name!r}", "a name without '/'")
-    missing = sorted(set(entry.only) - set(groups))
-    if missing or not groups:
-        found = f"no items of {', '.join(missing) or entry.name} in {path}"
-        raise UserError(where, found, f"groups: {', '.join(sorted(groups)) or 'none'}")
-    return {name: groups[name] for name in entry.only or sorted(groups)}
+@dataclass(frozen=True)
+class Mark:
+    """One answer to one question. score: 0 to 1, by the rule that decides; readings: by the other
+    rules; finished: it ended by itself, within its budget."""
+
+    item: Item
+    sample: int
+    prompt: str
+    answer: str
+    score: float
+    reason: str
+    readings: dict[str, float]
+    num_tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How answers are drawn: how many for a question, how freely, and by which seed."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def answer_sheet(
+    exam: Exam,
+    sheet: Sheet,
+    backend: Backend,
+    store: Store | None,
+    *,
+    drawing: Drawing,
+    unsafe_code: bool,
+    label: str,
+) -> list[Mark]:
+    """Every answer of a model to an exam, scored, in the order of the items.
+
+    Raises UserError when programs cannot be isolated.
+    """  # fmt: skip
+    if sheet.form.options is not None:
+        return _choose(exam, sheet, backend, store, label)
+    marks = _write(exam, sheet, backend, drawing, store, label)
+    if sheet.form.job is not None:
+        asked = [mark for mark in marks if mark.reason != "too_long"]
+        jobs = [sheet.form.job(mark.answer, mark.item) for mark in asked]
+        verdicts = dict(
+            zip(map(id, asked), code.run(jobs, unsafe=unsafe_code, label=label), strict=True)
+        )
+        marks = [_judged(mark, *verdicts.get(id(mark), (False, "too_long"))) for mark in marks]
+    return marks
+
+
+def _judged(mark: Mark, right: bool, reason: str) -> Mark:
+    return Mark(**{**vars(mark), "score": float(right), "reason": reason})
+
+
+def _write(
+    exam: Exam, sheet: Sheet, backend: Backend, drawing: Drawing, store: Store | None, label: str
+) -> list[Mark]:
+    asked: list[tuple[int, int]] = []
+    requests: list[Request] = []
+    for index, (item, prompt) in enumerate(zip(exam.items, sheet.prompts, strict=True)):
+        for sample in range(drawing.samples if prompt is not None else 0):
+            own = (
+                seed_for(drawing.seed, exam.entry.name, item.id, str(sample))
+                if drawing.temperature
+                else 0
+            )
+            asked.append((index, sample))
+            requests.append(
+                Request(prompt or "", sheet.budgets[index], sheet.form.stop,
+                        drawing.temperature, drawing.top_p, own)
+            )  # fmt: skip
+    answers = dict(zip(asked, write_all(backend, requests, label, store), strict=True))
+    marks = []
+    for index, item in enumerate(exam.items):
+        prompt = sheet.prompts[index]
+        if prompt is None:
+            marks += [
+                Mark(item, sample, "", "", 0.0, "too_long", {}, 0, False)
+                for sample in range(drawing.samples)
+            ]
+            continue
+        for sample in range(drawing.samples):
+            text, num_tokens, finished = _parts(answers[index, sample])
+            readings: dict[str, float] = {}
+            score, reason = 0.0, ""
+            for place, (name, rule) in enumerate(sheet.form.rules.items()):
+                found, why = rule(text, item)
+                if place == 0:
+                    score, reason = float(found), why
+                else:
+                    readings[name] = float(found)
+            marks.append(
+                Mark(item, sample, prompt, text, score, reason, readings, num_tokens, finished)
+            )
+    return marks
+
+
+def _parts(answer: Any) -> tuple[str, int, bool]:
+    return answer.text, answer.num_tokens, answer.finished
+
+
+def _choose(
+    exam: Exam, sheet: Sheet, backend: Backend, store: Store | None, label: str
+) -> list[Mark]:
+    form = sheet.form
+    assert form.options is not None
+    before = plain_shots(sheet, exam) if form.contexts is not None else []
+    queries: list[Query] = []
+    spans: list[tuple[int, int]] = []
+    for index, (item, prompt) in enumerate(zip(exam.items, sheet.prompts, strict=True)):
+        start = len(queries)
+        if prompt is not None:
+            options = form.options(item)
+            if form.contexts is not None:
+                heads = [before[index] + context for context in form.contexts(item)]
+            else:
+                heads = [prompt] * len(options)
+            queries += [Query(*pair) for pair in zip(heads, options, strict=True)]
+        spans.append((start, len(queries)))
+    found = likelihood_all(backend, queries, label, store)
+    marks = []
+    for item, prompt, (start, stop) in zip(exam.items, sheet.prompts, spans, strict=True):
+        if prompt is None:
+            marks.append(Mark(item, 0, "", "", 0.0, "too_long", {}, 0, False))
+            continue
+        nats = [one.nats for one in found[start:stop]]
+        texts = [query.continuation for query in queries[start:stop]]
+        # Without the blank that joins it to the prompt, as lm-eval counts characters.
+        per = [
+            value / max(1, len(text.lstrip(" "))) for value, text in zip(nats, texts, strict=True)
+        ]
+        gold = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(item.answer)
+        picks = {WHOLE: nats.index(max(nats)), PER_CHARACTER: per.index(max(per))}
+        first, other = (PER_CHARACTER, WHOLE) if form.per_character else (WHOLE, PER_CHARACTER)
+        right = picks[first] == gold
+        reason = "right" if right else "wrong_answer"
+        readings = {other: float(picks[other] == gold)}
+        answer = texts[picks[first]].strip()
+        marks.append(Mark(item, 0, prompt, answer, float(right), reason, readings, 0, True))
+    return marks
+
+
+def write_samples(path: Path, marks: list[Mark]) -> None:
+    """One JSON row an answer: what was asked, what came, and why it scored as it did."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    several = any(mark.sample for mark in marks)
+    with path.open("w", encoding="utf-8") as stream:
+        for mark in marks:
+            row: dict[str, Any] = {
+                "id": mark.item.id, "prompt": mark.prompt, "gold": mark.item.gold,
+                "answer": mark.answer, "reason": mark.reason, "tokens": mark.num_tokens,
+                "correct": bool(mark.score) if mark.score in (0.0, 1.0) else mark.score,
+                "finished": mark.finished,
+            }  # fmt: skip
+            if mark.item.subject:
+                row["subject"] = mark.item.subject
+            if several:
+                row["sample"] = mark.sample
+            stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def majority(items: list[Item]) -> float:
     """Accuracy of always giving the most frequent answer: the floor a score is read against."""
-    answers = Counter(str(item.meta.get("answer", item.gold)) for item in items)
+    answers = Counter(item.answer or item.gold for item in items)
     return round(answers.most_common(1)[0][1] / len(items), 4)
-
-
-def budget(benchmark: Benchmark, tokenizer: TextTokenizer, items: list[Item]) -> int:
-    """New tokens that an answer may take, in one tokenizer: enough for the longest gold text."""
-    if not benchmark.follow_gold:
-        return benchmark.max_new_tokens
-    longest = max(map(len, tokenizer.encode_batch([item.gold for item in items])))
-    return longest + SLACK if longest > benchmark.max_new_tokens else benchmark.max_new_tokens
-
-
-def check_room(
-    config: dict[str, Any],
-    tokenizer: TextTokenizer,
-    benchmark: Benchmark,
-    items: list[Item],
-    where: str,
-) -> None:
-    """Refuse prompts that, with their answers, do not fit the context of a config.json."""
-    encoded = encode_prompts(tokenizer, [item.prompt for item in items])
-    require_room(encoded, budget(benchmark, tokenizer, items), context_of(config), where)
-
-
-def run_benchmark(
-    model: PreTrainedModel,
-    tokenizer: TextTokenizer,
-    benchmark: Benchmark,
-    items: list[Item],
-    samples: Path,
-    *,
-    batch_size: int,
-    label: str,
-) -> dict[str, float | int]:
-    """Score one model on one group; `samples` gets a row for each answer."""
-    answers = generate(
-        model,
-        tokenizer,
-        [item.prompt for item in items],
-        max_new_tokens=budget(benchmark, tokenizer, items),
-        batch_size=batch_size,
-        label=label,
-    )
-    correct = unparsed = 0
-    rows = []
-    for item, answer in zip(items, answers, strict=True):
-        for mark in benchmark.stop:
-            answer = answer.partition(mark)[0]
-        right, reason = benchmark.score(answer, item)
-        correct += right
-        unparsed += reason in UNREADABLE
-        row = {"id": item.id, "prompt": item.prompt, "gold": item.gold, "answer": answer}
-        rows.append(row | {"correct": right, "reason": reason})
-    samples.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows]
-    samples.write_text("".join(lines), encoding="utf-8")
-    low, high = wilson(correct, len(items))
-    return {
-        "correct": correct,
-        "total": len(items),
-        "accuracy": round(correct / len(items), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "unparsed": unparsed,
-    }
-
-
-def read_text(path: Path, where: str) -> list[str]:
-    """Texts of a JSONL file (a row's `text`) or of a plain text file (its paragraphs)."""
-    if not path.is_file():
-        raise UserError(where, f"no such file: {path}", "a text or JSONL file")
-    if ".jsonl" in path.name:
-        texts = [_text_of(line, f"{path}:{number}") for number, line in read_lines(path)]
-    else:
-        try:
-            whole = b"".join(line for _, line in read_lines(path)).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(path, f"not UTF-8 text ({error.reason})", "a text file") from error
-        texts = [part.strip() for part in re.split(r"\n\s*\n", whole) if part.strip()]
-    if not texts:
-        raise UserError(where, f"{path} is empty", "at least one text")
-    return texts
-
-
-def _text_of(line: bytes, where: str) -> str:
-    try:
-        text = parse_row(line)["text"]
-    except (ValueError, KeyError) as error:
-        raise UserError(where, "no JSON object with a text", '{"text": "..."}') from error
-    if not isinstance(text, str):
-        raise UserError(where, f"text is a {type(text).__name__}", "text")
-    return text
-
-
-def windows(tokenizer: TextTokenizer, text: str, context: int) -> list[Encoded]:
-    """A text as rows of at most `context` tokens, in which each of its tokens is predicted once.
-
-    A row begins with the last token of the one before. Without a begin-of-text token the first
-    token is only read, and its bytes do not count. The end of the text is not predicted.
-    """
-    encoding = tokenizer.raw.encode(text, add_special_tokens=False)
-    ids = [*tokenizer.lead, *encoding.ids]
-    read = 0 if tokenizer.lead or not encoding.ids else encoding.offsets[0][1]
-    num_bytes = len(text[read:].encode())
-    rows = []
-    for begin in range(0, len(ids) - 1, context - 1):
-        rows.append(Encoded(ids[begin : begin + context], 1, 0 if begin else num_bytes))
-    return rows
-
-
-def likelihood(
-    model: PreTrainedModel, tokenizer: TextTokenizer, texts: list[str], context: int, label: str
-) -> dict[str, Any]:
-    """Bits per byte (comparable across tokenizers) and perplexity per token of texts; see
-    `windows`. Raises UserError when there is nothing to predict or the model gives no number."""
-    context = min(context, MAX_WINDOW)
-    rows = [row for text in texts for row in windows(tokenizer, text, context)]
-    scored = Scorer(rows, vocab=tokenizer.size).score(model, label)
-    nats = math.fsum(row.nll for row in scored)
-    num_bytes, num_tokens = sum(r.num_bytes for r in scored), sum(r.num_tokens for r in scored)
-    if not num_tokens or not num_bytes:
-        raise UserError(label, "texts of one token each", "longer texts")
-    if not math.isfinite(nats):
-        raise UserError(label, "the model gives likelihoods that are no numbers", "a sound model")
-    return {
-        "bits_per_byte": round(nats / math.log(2) / num_bytes, 4),
-        # Broken weights can have more nats than a float can raise e to.
-        "perplexity": round(math.exp(min(nats / num_tokens, 700.0)), 4),
-        "bytes": num_bytes,
-        "tokens": num_tokens,
-    }

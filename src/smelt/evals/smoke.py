@@ -11,7 +11,7 @@ import torch
 
 from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core.errors import UserError
-from smelt.evals.harness import likelihood
+from smelt.evals.text import likelihood
 from smelt.models.load import check_fits, context_length, load_model, pick_device
 
 WORSE_BITS = 1.0

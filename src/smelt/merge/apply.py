@@ -22,7 +22,7 @@ from smelt.merge.measured import Measured
 from smelt.merge.nonfinite import Tally
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe
-from smelt.merge.sources import ArraySource, Files, Source, rows_and_columns, store
+from smelt.merge.sources import Files, HeldSource, Source, rows_and_columns, store
 from smelt.merge.tensors import MERGED, Place, TensorPlan
 from smelt.merge.threads import num_threads, worker_threads
 from smelt.merge.vocab.moved import MovedSource
@@ -215,6 +215,18 @@ def refuse_nonfinite(plan: MergePlan, item: TensorPlan, tensor: Blocks) -> None:
             )  # fmt: skip
 
 
+def experts_of(plan: MergePlan) -> list[str]:
+    """Labels of the models in the order of per-expert values, which must be one for all tensors.
+
+    Raises UserError for slices of different models.
+    """
+    orders = [[model for model, _ in item.experts] for item in plan.tensors if not item.copied]
+    if any(order != orders[0] for order in orders):
+        found = "slices of different models"
+        raise UserError(plan.where, found, "the same sources in each slice")
+    return orders[0]
+
+
 class InMemory:
     """Base and experts loaded once as float32; `merge` gives the tensors for any values.
 
@@ -228,24 +240,20 @@ class InMemory:
         self.seed = seed
         self.names = [item.entry.name for item in self.plan.tensors]
         self.num_layers = num_layers(self.names)
-        merged = [item for item in self.plan.tensors if not item.copied]
-        orders = [[model for model, _ in item.experts] for item in merged]
-        self.experts = orders[0]
-        if any(order != self.experts for order in orders):
-            raise UserError(where, "slices of different models", "the same sources in each slice")
+        self.experts = experts_of(self.plan)
         sources = Sources(self.plan)
         self._tensors: dict[str, Blocks] = {}
         for item in self.plan.tensors:
             if item.entry.dtype in MERGED:
                 tensor = sources.blocks(item, seed=seed)
                 held = [_in_memory(one) for one in [*tensor.experts, tensor.base] if one]
-                tensor.bad.update(enumerate(bad for _, bad in held))
+                tensor.bad.update(enumerate(one.bad for one in held))
                 if recipe.nonfinite == "refuse":
                     refuse_nonfinite(self.plan, item, tensor)
-                arrays: list[Source] = [array for array, _ in held]
                 count = len(tensor.experts)
-                base = arrays[count] if tensor.base else None
-                self._tensors[item.entry.name] = replace(tensor, base=base, experts=arrays[:count])
+                base = held[count] if tensor.base else None
+                experts: list[Source] = [*held[:count]]
+                self._tensors[item.entry.name] = replace(tensor, base=base, experts=experts)
         sources.close()
 
     def values(self, name: str) -> Values:
@@ -271,6 +279,25 @@ class InMemory:
             result[name] = to_torch(self._merged(item, item.values | named))
         return result
 
+    def changed(self, merged: "dict[str, torch.Tensor]") -> float:
+        """Share of the merged parameters that differ from the base (rounded as they are): what a
+        file of the difference would have to hold. Raises UserError without a base."""
+        total = differing = 0
+        for item in self.plan.tensors:
+            if item.copied or item.entry.dtype not in MERGED:
+                continue
+            base = self._tensors[item.entry.name].base
+            if base is None:
+                raise UserError(self.plan.where, "no base to differ from", "a base_model")
+            rows = rows_and_columns(base.shape)
+            found = np.empty(rows, dtype=np.float64 if base.wide else np.float32)
+            base.rows(0, found)
+            own = merged[item.entry.name].float().numpy().reshape(rows)
+            stored, _ = store(found, item.entry.dtype)
+            differing += int(np.count_nonzero(own != stored.astype(np.float32).reshape(rows)))
+            total += own.size
+        return differing / total
+
     def _merged(self, item: TensorPlan, values: Values) -> NDArray[Any]:
         if item.entry.dtype not in MERGED:
             return _same_everywhere(self.plan, item)
@@ -285,9 +312,9 @@ class InMemory:
         return out
 
 
-def _in_memory(source: Source) -> tuple[ArraySource, int]:
-    """The same rows, read once, as float32 (float64 if they need it); how many are no numbers."""
+def _in_memory(source: Source) -> HeldSource:
+    """The same rows, read once, as float32 (float64 if they need it)."""
     rows = rows_and_columns(source.shape)
     out = np.empty(rows, dtype=np.float64 if source.wide else np.float32)
     bad = source.rows(0, out)
-    return ArraySource(out.reshape(source.shape)), bad
+    return HeldSource(out.reshape(source.shape), bad)

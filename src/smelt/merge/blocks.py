@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Blocks:
         rows, columns = rows_and_columns(self.shape)
         if rows * columns == 0:
             return
-        keys = tuple(seed_for(self.seed, one, self.name) for one in self.identities)
+        keys = _keys(self.seed, tuple(self.identities), self.name)
         self.bad.clear()
         size = min(rows, self.rows_per_block)
         # One buffer for all blocks: fresh memory would be mapped and cleared by the system anew.
@@ -125,3 +126,9 @@ class Blocks:
 
     def _fill(self, place: int, source: Source, start: int, out: Any) -> None:
         self.bad[place] = self.bad.get(place, 0) + source.rows(start, out)
+
+
+@lru_cache(4096)
+def _keys(seed: int, identities: tuple[str, ...], name: str) -> tuple[int, ...]:
+    """One for each expert; a search asks for the same ones with every candidate."""
+    return tuple(seed_for(seed, one, name) for one in identities)

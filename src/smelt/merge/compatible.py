@@ -1,14 +1,27 @@
 """Do these models belong together? Checks on configs, tokenizers and heads, before any merging."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from smelt.checkpoint import folder as files
 from smelt.checkpoint import layout
 from smelt.checkpoint.reader import FLOATS, read_json
 from smelt.core.errors import UserError
 from smelt.merge.model import Model
+
+
+@runtime_checkable
+class HasConfig(Protocol):
+    """A model, as far as its configuration goes."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def config(self) -> dict[str, Any]: ...
+
 
 # Averaging across a difference in these gives noise, even where the shapes agree.
 MUST_AGREE = (
@@ -61,7 +74,7 @@ def _fact(config: dict[str, Any], key: str) -> Any:
     return inner.get(key)
 
 
-def compare_configs(models: dict[str, Model]) -> list[str]:
+def compare_configs(models: Mapping[str, HasConfig]) -> list[str]:
     """Refuse differences that make merging meaningless; warnings for those that may be meant."""
     (first, reference), *others = models.items()
     warnings = []

@@ -117,6 +117,10 @@ FORMS = "a number, a list of numbers over depth, or a list of {filter, value}"
 def check_setting(setting: Any) -> Any:
     """A setting as it is, or ValueError saying what is wrong with it (called by the recipe)."""
     conditions = [setting] if isinstance(setting, dict) else setting
+    for item in conditions if isinstance(conditions, list) else []:
+        if isinstance(item, dict) and "search" in item:
+            raise ValueError("a value; {search: ...} is read by `smelt search` alone, as the whole "
+                             "setting in parameters or in models[i].parameters")  # fmt: skip
     if not isinstance(conditions, list):
         return _check_value(conditions)
     if not any(isinstance(item, dict) for item in conditions):

@@ -136,9 +136,23 @@ class ArraySource:
         return load(flat[start : start + out.shape[0]], out)
 
 
+@dataclass(frozen=True)
+class HeldSource(ArraySource):
+    """A tensor in memory that is read again and again; bad: how many NaN and infinities it holds,
+    counted once."""
+
+    bad: int
+
+    def rows(self, start: int, out: Rows) -> int:
+        """Fill `out` with rows of the array; all that are bad count with the first ones."""
+        flat = self.array.reshape(rows_and_columns(self.shape))
+        out[...] = flat[start : start + out.shape[0]]
+        return 0 if start else self.bad
+
+
 def load(values: NDArray[Any], out: Rows) -> int:
     """Copy values of any float type to float32 or float64; how many are NaN or infinite."""
-    if values.dtype.name == "bfloat16" and out.dtype == np.float32:
+    if values.dtype == DTYPES["BF16"] and out.dtype == np.float32:
         words = np.ascontiguousarray(values).view(np.uint16).reshape(-1)
         return int(compiled.load_bfloat16(words, out.reshape(-1)))
     out[...] = values

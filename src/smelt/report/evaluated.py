@@ -2,19 +2,28 @@
 
 from dataclasses import dataclass
 
-from smelt.report.records import EvalRecord
+from smelt.report.records import EvalRecord, Score
 from smelt.report.stages import Stage
 from smelt.report.tables import Row, escaped, ranked, score_table
 
 
 def _plain(record: EvalRecord) -> dict[str, dict[str, dict[str, float]]]:
-    return {
-        model: {
-            name: {"correct": float(score.correct), "total": float(score.total)}
-            for name, score in of_model.items()
-        }
-        for model, of_model in record.scores.items()
-    }
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for model, of_model in record.scores.items():
+        for name, score in of_model.items():
+            cell = {"correct": score.correct, "total": float(score.total)}
+            known = {"accuracy": score.accuracy, "low": score.low, "high": score.high}
+            cell |= {key: value for key, value in known.items() if value is not None}
+            if _other(score):
+                cell |= {"other": 1.0, "falling": float(score.lower_is_better)}
+            found.setdefault(model, {})[name] = cell
+    return found
+
+
+def _other(score: Score) -> bool:
+    """Is a score something else than a share of right answers?"""
+    parts = [score.accuracy, score.low, score.high]
+    return score.lower_is_better or any(part is not None and not 0 <= part <= 1 for part in parts)
 
 
 def _roles(group: list[tuple[Stage, EvalRecord]]) -> dict[str, str]:

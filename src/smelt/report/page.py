@@ -18,6 +18,8 @@ MARK = '<meta name="generator" content="smelt report">'
 def _sections() -> list[Callable[[list[Stage]], dict[str, Any] | None]]:
     """The sections in their order on the page."""
     from smelt.report.sections import (
+        combined,
+        compare,
         cost,
         data,
         export,
@@ -29,7 +31,9 @@ def _sections() -> list[Callable[[list[Stage]], dict[str, Any] | None]]:
         search,
     )
 
-    modules = (scores, losses, search, lineage, data, samples, export, cost, reproduce)
+    modules = (
+        scores, compare, combined, losses, search, lineage, data, samples, export, cost, reproduce,
+    )  # fmt: skip
     return [module.section for module in modules]
 
 

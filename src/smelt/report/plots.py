@@ -4,7 +4,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from smelt.core.errors import needs
@@ -105,25 +106,78 @@ def losses(name: str, seeds: dict[int, list[Point]], phases: list[tuple[float, s
     return draw(name, paint, height=2.7)
 
 
-def search_progress(name: str, seeds: dict[int, list[Point]], starts: dict[int, float]) -> str:
-    """Fitness of every candidate as dots, best so far as a line, the start as a dotted line."""
+@dataclass(frozen=True)
+class Course:
+    """A search of one seed: candidates (x, fitness) measured on all items, those that a race left
+    early (fitness estimated), best so far (x, fitness), and the fitness of the start."""
+
+    whole: list[Point]
+    early: list[Point]
+    best: list[Point]
+    start: float | None = None
+
+
+def search_progress(
+    name: str, seeds: dict[int, Course], *, xlabel: str = "candidate", stages: Sequence[float] = ()
+) -> str:
+    """Fitness of every candidate as dots (faint where estimated), best so far as a line, the start
+    as a dotted line; stages: where a later one begins, marked by dashed lines."""
 
     def paint(axes: Any) -> None:
-        for (seed, points), colour in zip(seeds.items(), COLOURS * len(seeds), strict=False):
-            xs, ys = zip(*points, strict=True) if points else ((), ())
+        for (seed, course), colour in zip(seeds.items(), COLOURS * len(seeds), strict=False):
             label = f"seed {seed}: " if len(seeds) > 1 else ""
-            axes.scatter(xs, ys, s=9, color=colour, alpha=0.5, linewidths=0)
-            best = [max(ys[: index + 1]) for index in range(len(ys))]
-            axes.plot(xs, best, color=colour, linewidth=1.6, drawstyle="steps-post",
-                      label=f"{label}best so far")  # fmt: skip
-            if seed in starts:
-                axes.axhline(starts[seed], color=colour, linestyle=":", linewidth=1.2,
+            for points, strength in ((course.early, 0.18), (course.whole, 0.5)):
+                if points:
+                    axes.scatter(*zip(*points, strict=True), s=9, color=colour, alpha=strength,
+                                 linewidths=0)  # fmt: skip
+            if course.best:
+                axes.plot(*zip(*course.best, strict=True), color=colour, linewidth=1.6,
+                          drawstyle="steps-post", label=f"{label}best so far")  # fmt: skip
+            if course.start is not None:
+                axes.axhline(course.start, color=colour, linestyle=":", linewidth=1.2,
                              label=f"{label}start")  # fmt: skip
-        axes.set_xlabel("candidate")
+        for x in stages:
+            axes.axvline(x, color=INK, alpha=0.5, linestyle="--", linewidth=0.8)
+        axes.set_xlabel(xlabel)
         axes.set_ylabel("fitness")
         axes.legend(fontsize=8, loc="lower right")
 
     return draw(name, paint)
+
+
+def front(name: str, points: list[Point], others: list[Point], labels: tuple[str, str]) -> str:
+    """Two objectives of a search, more is better in both: all candidates, the front joined."""
+
+    def paint(axes: Any) -> None:
+        if others:
+            axes.scatter(*zip(*others, strict=True), s=9, color=COLOURS[7], alpha=0.45,
+                         linewidths=0, label="candidates")  # fmt: skip
+        line = sorted(points)
+        axes.plot(*zip(*line, strict=True), color=COLOURS[0], marker="o", markersize=5,
+                  linewidth=1.2, drawstyle="steps-pre", label="front")  # fmt: skip
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.legend(fontsize=8)
+
+    return draw(name, paint)
+
+
+def gains(name: str, bars: list[tuple[str, float, float, float, str]], label: str) -> str:
+    """Differences with their intervals, (name, value, low, high, verdict) from the top down, and
+    where 0 is; verdict: beats is green, loses orange, all else grey."""
+    colours = {"beats": COLOURS[2], "loses": COLOURS[1]}
+
+    def paint(axes: Any) -> None:
+        axes.axvline(0, color=INK, alpha=0.7, linewidth=1)
+        for index, (_, value, low, high, verdict) in enumerate(bars):
+            colour = colours.get(verdict, COLOURS[7])
+            axes.plot([low, high], [index, index], color=colour, linewidth=2, alpha=0.7)
+            axes.plot([value], [index], marker="o", color=colour, markersize=6)
+        axes.set_yticks(range(len(bars)), [bar[0] for bar in bars])
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+
+    return draw(name, paint, height=0.9 + 0.26 * len(bars))
 
 
 def scores(name: str, bars: list[tuple[str, float, float, float, str]], label: str) -> str:

@@ -28,15 +28,62 @@ class Input(Part):
 
 
 class Score(Part):
-    correct: NonNegativeInt
+    """A model on a benchmark; what stands after `unparsed` is missing in old records."""
+
+    correct: float
     total: NonNegativeInt
     unparsed: NonNegativeInt = 0
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reasons: dict[str, NonNegativeInt] = {}
+    rules: dict[str, float] = {}
+    subjects: dict[str, tuple[float, NonNegativeInt]] = {}
+    length: float | None = None
+    unfinished: NonNegativeInt = 0
+    truncated: NonNegativeInt = 0
+    pass_at: dict[str, float] = {}
+    form: str | None = None
+    shots: int | None = None
+    fewer_shots: NonNegativeInt = 0
+    isolation: str | None = None
+    metric: str | None = None
+    """Of lm-eval, whose metrics need not be shares of right answers."""
+    lower_is_better: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> "Score":
-        if self.correct > self.total:
+        if self.metric is None and not 0 <= self.correct <= self.total:
             raise ValueError("more correct answers than answers")
         return self
+
+
+class Comparison(Part):
+    models: tuple[str, str]
+    benchmark: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    only_first: NonNegativeInt
+    only_second: NonNegativeInt
+    items: NonNegativeInt
+
+
+class Gain(Part):
+    model: str
+    pair: str
+    skills: list[str] = []
+    best_expert: str
+    gain: float
+    low: float
+    high: float
+    accuracy: float | None = None
+    expert_accuracy: float | None = None
+    independent: float | None = None
+    over: dict[str, float] = {}
+    twins: dict[str, float] = {}
+    items: NonNegativeInt = 0
 
 
 class Likelihood(Part):
@@ -58,12 +105,39 @@ class Fitness(Part):
     best: float | None = None
     split: Any = None
     evaluations: int | None = None
+    items: int | None = None
 
 
 class Coefficients(Part):
     rows: list[str]
     columns: list[str]
     values: list[list[float]]
+
+
+class FrontMember(Part):
+    candidate: int
+    objectives: list[float]
+
+
+class HonestyRow(Part):
+    name: str
+    start_fitness: float | None = None
+    best_fitness: float | None = None
+    start_test: float | None = None
+    best_test: float | None = None
+
+
+class Honesty(Part):
+    """Fitness split beside test split, before and after a search.
+
+    optimism: gain on the first minus gain on the second; error: half width of its 95 % interval.
+    """
+
+    measure: str = ""
+    rows: list[HonestyRow] = []
+    optimism: float | None = None
+    error: float | None = None
+    warning: str | None = None
 
 
 class ExportedFile(Part):
@@ -103,6 +177,10 @@ class TrainRecord(Record):
 class SearchRecord(Record):
     fitness: Fitness | None = None
     coefficients: Coefficients | None = None
+    front: list[FrontMember] = []
+    objectives: list[str] = []
+    honesty: Honesty | None = None
+    running: bool = False
 
 
 class DataRecord(Record):
@@ -117,6 +195,8 @@ class EvalRecord(Record):
     roles: dict[str, str] = {}
     majority: dict[str, float] = {}
     likelihood: dict[str, dict[str, Likelihood]] = {}
+    comparisons: list[Comparison] = []
+    combined: list[Gain] = []
 
 
 class ExportRecord(Record):
@@ -144,7 +224,11 @@ class MetricRow(Part):
 
 class JournalRow(Part):
     candidate: int
+    stage: int = 0
     fitness: float | None = None
+    best: float | None = None
+    items: int | None = None
+    objectives: list[float] | None = None
     error: Any = None
 
 
@@ -153,8 +237,11 @@ class Sample(Part):
     prompt: Any = ""
     gold: Any = ""
     answer: Any = ""
-    correct: bool
+    correct: bool | float | None
     reason: Any = ""
+    tokens: int | None = None
+    finished: bool = True
+    sample: int = 0
 
 
 OF_VERB: dict[str, type[Record]] = {
@@ -187,8 +274,13 @@ def parse(cls: type[AnyPart], data: Any, path: Path) -> AnyPart:
         raise _wrong(path, error) from error
 
 
-def read_lines(cls: type[AnyPart], path: Path, limit: int | None = None) -> list[AnyPart]:
-    """The rows of a JSONL file (none when the file is missing). Raises UserError with the line."""
+def read_lines(
+    cls: type[AnyPart], path: Path, limit: int | None = None, *, growing: bool = False
+) -> list[AnyPart]:
+    """The rows of a JSONL file (none when the file is missing). Raises UserError with the line.
+
+    growing: it is being written, so a last line without its end is no row yet.
+    """
     if not path.is_file():
         return []
     adapter = TypeAdapter(cls)
@@ -197,7 +289,7 @@ def read_lines(cls: type[AnyPart], path: Path, limit: int | None = None) -> list
         for number, line in enumerate(stream, 1):
             if limit is not None and len(rows) >= limit:
                 break
-            if line.strip():
+            if line.strip() and not (growing and not line.endswith(b"\n")):
                 try:
                     rows.append(adapter.validate_json(line))
                 except ValidationError as error:

@@ -6,8 +6,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from smelt.core.errors import UserError
-from smelt.core.run import RECORD, read_record
-from smelt.report.records import OF_VERB, Cost, PipelineRecord, Record, parse, read_json
+from smelt.core.run import KEY, RECORD, read_record
+from smelt.report.records import (
+    OF_VERB,
+    Cost,
+    PipelineRecord,
+    Record,
+    SearchRecord,
+    parse,
+    read_json,
+)
+
+PARTIAL = ".partial"
+JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,28 @@ class Stage:
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
+def _is_running(folder: Path) -> bool:
+    """Is this the folder that a search works in, or was killed in? It has a journal, no record."""
+    return (folder / JOURNAL).is_file() and not (folder / RECORD).is_file()
+
+
+def _working(folder: Path) -> Path:
+    """The folder itself, or before it is published the one in which a search works on it."""
+    partial = folder.with_name(folder.name + PARTIAL)
+    return partial if not folder.is_dir() and _is_running(partial) else folder
+
+
 def _read(folder: Path, name: str, seed: int | None = None) -> Stage:
+    if _is_running(folder):
+        mark = folder / KEY
+        key = mark.read_text(encoding="utf-8") if mark.is_file() else ""
+        record = SearchRecord(verb="search", key=key, running=True)
+        return Stage(name.removesuffix(PARTIAL), folder, seed or 0, record, None)
     data = read_record(folder)
     cls = OF_VERB.get(str(data.get("verb")), Record)
-    record = parse(cls, data, folder / RECORD)
+    found = parse(cls, data, folder / RECORD)
     cost = read_json(Cost, folder / "cost.json")
-    return Stage(name, folder, record.seed if seed is None else seed, record, cost)
+    return Stage(name, folder, found.seed if seed is None else seed, found, cost)
 
 
 def _inside(folder: Path, path: str) -> Path:
@@ -64,16 +91,18 @@ def _expand(folder: Path, prefix: str) -> list[Stage]:
 def gather(runs: list[Path]) -> list[Stage]:
     """All stages of result folders and pipeline folders, in their order.
 
+    A search that still runs counts as a stage too, by its journal alone.
     With several pipelines the names of their stages begin with the pipeline's folder name.
     Raises UserError for a folder that is no result, and for two results of one name and seed.
     """
     if not runs:
         raise UserError("smelt report", "no result folder", "RUN...")
-    folders = [Path(os.path.abspath(run)) for run in runs]
+    folders = [_working(Path(os.path.abspath(run))) for run in runs]
     for run, folder in zip(runs, folders, strict=True):
         if not folder.is_dir():
             raise UserError(run, "no such folder", "a result folder of smelt")
-    pipelines = sum(read_record(folder).get("verb") == "run" for folder in folders)
+    whole = [folder for folder in folders if not _is_running(folder)]
+    pipelines = sum(read_record(folder).get("verb") == "run" for folder in whole)
     stages = []
     for folder in folders:
         stages += _expand(folder, f"{folder.name}/" if pipelines > 1 else "")

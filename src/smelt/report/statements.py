@@ -55,14 +55,14 @@ VERBS: dict[Verdict, str] = {
 
 
 def compare(row: Row, rival: Row, column: Column, title: str) -> Claim | None:
-    """The claim about two rows in a column, or None when no seed has both.
+    """The claim about two rows in a column, or None when no seed has both, or no accuracy.
 
     "Beats" needs both intervals above 0: that of the paired differences over seeds (Student, two
     seeds or more) and that of the test items. With one seed the items alone decide, and the
     sentence says that nothing is known of other seeds.
     """
     one, other = row.cells.get(column), rival.cells.get(column)
-    if one is None or other is None:
+    if one is None or other is None or one.other or other.other:
         return None
     common = [seed for seed in one.seeds if seed in other.seeds]
     if not common:

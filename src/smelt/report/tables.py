@@ -6,10 +6,26 @@ from typing import NamedTuple
 
 from smelt.core.interval import mean_interval, wilson
 
-# scores of one seed: model -> benchmark -> {"correct", "total", ...}
+# scores of one seed: model -> benchmark -> {"correct", "total", and if known "low", "high", ...}
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 ROLES = ("base", "expert", "merge", "fused", "control", "reference")
-Counts = dict[int, tuple[int, int]]  # seed -> (correct, total)
+
+
+class Count(NamedTuple):
+    """One seed: sum of scores over items; limits of the mean (None: Wilson's); not a share."""
+
+    correct: float
+    total: int
+    limits: tuple[float, float] | None = None
+    other: bool = False
+    falling: bool = False
+
+    @property
+    def mean(self) -> float:
+        return self.correct / self.total
+
+
+Counts = dict[int, Count]  # by seed
 
 
 class Column(NamedTuple):
@@ -21,12 +37,17 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracy of one model on one benchmark or group: mean over seeds, each seed, interval."""
+    """Accuracy of one model on one benchmark or group: mean over seeds, each seed, interval.
+
+    other: it is no share of right answers (a metric of lm-eval), falling: and lower is better.
+    """
 
     mean: float
     low: float
     high: float
     seeds: dict[int, float]
+    other: bool = False
+    falling: bool = False
 
     @property
     def limits(self) -> tuple[float, float, float]:
@@ -43,18 +64,43 @@ class Row:
     best: frozenset[Column] = frozenset()
 
 
+def _counted(cell: Mapping[str, float]) -> Count:
+    """A cell of a record. Limits are kept unless they are Wilson's, which can be pooled."""
+    correct, total = float(cell["correct"]), int(cell["total"])
+    other = bool(cell.get("other"))
+    if other:
+        mean = cell.get("accuracy", correct / total)
+        limits = (cell.get("low", mean), cell.get("high", mean))
+        return Count(mean * total, total, limits, True, bool(cell.get("falling")))
+    correct = min(correct, total)  # a rounded sum
+    if "low" not in cell or "high" not in cell:
+        return Count(correct, total)
+    given, plain = (cell["low"], cell["high"]), wilson(correct, total)
+    same = max(abs(one - two) for one, two in zip(given, plain, strict=True)) < 1e-4
+    return Count(correct, total, None if same else given)
+
+
 def _pooled(counts: Counts) -> Cell:
-    seeds = {seed: correct / total for seed, (correct, total) in counts.items()}
-    correct = sum(pair[0] for pair in counts.values())
-    low, high = wilson(correct, sum(pair[1] for pair in counts.values()))
-    return Cell(sum(seeds.values()) / len(seeds), low, high, seeds)
+    """Over seeds: right answers are counted together, other scores' intervals are joined."""
+    seeds = {seed: count.mean for seed, count in counts.items()}
+    found = list(counts.values())
+    if all(count.limits is None and not count.other for count in found):
+        total = sum(count.total for count in found)
+        low, high = wilson(sum(count.correct for count in found), total)
+    else:
+        cells = [(count.mean, *(count.limits or wilson(count.correct, count.total)))
+                 for count in found]  # fmt: skip
+        low, high = cells[0][1:] if len(cells) == 1 else mean_interval(cells)
+    mean = sum(seeds.values()) / len(seeds)
+    other, falling = (any(getattr(c, key) for c in found) for key in ("other", "falling"))
+    return Cell(mean, low, high, seeds, other, falling)
 
 
 def _group(members: list[Counts]) -> Cell | None:
     """Mean over benchmarks, for the seeds that have all of them."""
     common = [seed for seed in members[0] if all(seed in counts for counts in members)]
-    if not common:
-        return None
+    if not common or any(counts[seed].other for counts in members for seed in common):
+        return None  # a mean of shares and other figures is no figure
     cells = [_pooled({seed: counts[seed] for seed in common}) for counts in members]
     seeds = {seed: sum(cell.seeds[seed] for cell in cells) / len(cells) for seed in common}
     low, high = mean_interval([cell.limits for cell in cells])
@@ -68,8 +114,7 @@ def _row(
     for seed, of_seed in sorted(scores.items()):
         for benchmark, cell in of_seed.get(model, {}).items():
             if cell["total"] > 0:  # a benchmark without items says nothing
-                pair = (int(cell["correct"]), int(cell["total"]))
-                counts.setdefault(benchmark, {})[seed] = pair
+                counts.setdefault(benchmark, {})[seed] = _counted(cell)
     cells: dict[Column, Cell] = {}
     for group, members in groups.items():
         if members and all(member in counts for member in members):
@@ -82,9 +127,11 @@ def _row(
 
 
 def best_expert(rows: list[Row], column: Column) -> Row | None:
-    """The expert with the highest mean over seeds in a column; ties go to the first."""
+    """The expert with the best mean over seeds in a column; ties go to the first."""
     experts = [row for row in rows if row.role == "expert" and column in row.cells]
-    return max(experts, key=lambda row: row.cells[column].mean, default=None)
+    falling = any(row.cells[column].falling for row in experts)
+    sign = -1 if falling else 1
+    return max(experts, key=lambda row: sign * row.cells[column].mean, default=None)
 
 
 def ranked(models: list[str], roles: Mapping[str, str]) -> list[str]:
@@ -107,9 +154,10 @@ def score_table(
 ) -> list[Row]:
     """One row a model: base, experts, merges, fused models, controls, references, others.
 
-    scores: seed -> model -> benchmark -> {"correct", "total"}. A mean is over the seeds that
-    have the model; a benchmark's interval is Wilson's on the counts pooled over seeds, a group's
-    is made from those of its benchmarks. Models without a single counted answer are left out.
+    scores: seed -> model -> benchmark -> {"correct", "total"} and what else is known. A mean is
+    over the seeds that have the model; a benchmark's interval is Wilson's on the counts pooled over
+    seeds (of other scores, made from the recorded ones of the seeds), a group's is made from those
+    of its benchmarks. Models without a single counted answer are left out.
     """
     roles, groups = roles or {}, groups or {}
     found = list(dict.fromkeys(model for seed in sorted(scores) for model in scores[seed]))

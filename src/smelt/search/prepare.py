@@ -8,26 +8,34 @@ from typing import Any
 from smelt.checkpoint.reader import read_optional_json
 from smelt.core import config, registry
 from smelt.core.errors import UserError
-from smelt.data.document import Document, read_jsonl
 from smelt.merge import record
-from smelt.merge.apply import InMemory
+from smelt.merge.apply import experts_of
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe, parse_recipe
+from smelt.search.fitness import Rows, check_section, read_fitness, read_test, test_file
+from smelt.search.genes import Gene, as_words, find_genes, without_marks
 from smelt.search.recipe import SearchSection
-from smelt.search.space import Gene, Space, find_genes, group_tensors, without_marks
+from smelt.search.space import Space, at_values, stages
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A checked search. `start(memory)` is the genome where it begins."""
+    """A checked search. `spaces` has one for each stage, coarse to fine (`space.carry` leads from
+    one to the next); `start()` is the genome of the first where it begins."""
 
     section: SearchSection
     recipe: MergeRecipe
     plan: MergePlan
-    space: Space
-    fitness_rows: dict[str, list[Document]]
+    spaces: list[Space]
+    fitness_rows: Rows
+    test_rows: Rows
     inputs: dict[str, str]
-    start: Callable[[InMemory], list[float]]
+    start: Callable[[], list[float]]
+
+    @property
+    def space(self) -> Space:
+        """Of the first stage."""
+        return self.spaces[0]
 
     def located(self, data: dict[str, Any]) -> dict[str, Any]:
         """A recipe of the same models, with them as absolute paths (Run makes them relative)."""
@@ -48,11 +56,17 @@ def parse_keys(
     merge_data = {key: value for key, value in data.items() if key not in ("search", "verb")}
     see = "smelt show verb search"
     section = config.parse(SearchSection, data.get("search"), f"{where}: search", see)
+    check_section(section, f"{where}: search")
     place = f"{where}: search.options"
-    registry.check_keywords("search-algorithm", section.algorithm, section.options, place)
-    # Made once for nothing, so that a missing package or a bad option is found before any work.
-    registry.load("search-algorithm", section.algorithm)([0.5], 0, **section.options)
-    parse_recipe(merge_data, where)  # `search` is a word, which every setting may be
+    listed = section.options if isinstance(section.options, list) else [section.options]
+    for options in listed:
+        if "objectives" in options:
+            raise UserError(f"{place}.objectives", "an option", "the key search.objectives")
+        given = {**options, "objectives": len(section.objectives)}
+        registry.check_keywords("search-algorithm", section.algorithm, given, place)
+        # Made once for nothing, so that a missing package or a bad option is found before any work.
+        registry.load("search-algorithm", section.algorithm)([0.5], 0, **given)
+    parse_recipe(as_words(merge_data), where)  # a word is what every setting may be
     return section, merge_data, find_genes(merge_data, where)
 
 
@@ -64,8 +78,18 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     found = plan(recipe, where)
     _refuse_another_tokenizer(found)
     names = [item.entry.name for item in found.tensors if not item.copied]
-    space = Space(plain, genes, group_tensors(names, section.layer_groups, where))
-    inputs = {**record.inputs(found), "fitness": section.fitness.data}
+    given = section.layer_groups
+    spaces = stages(
+        plain, genes, names, [*given] if isinstance(given, list) else [given], f"{where}: search",
+        components=section.components, smooth=section.smooth,
+    )  # fmt: skip
+    place = f"{where}: search.fitness"
+    rows, tests = read_fitness(section.fitness, place), read_test(section.fitness, place)
+    inputs = record.inputs(found)
+    if section.fitness.data is not None:
+        inputs["fitness"] = section.fitness.data
+    if (test := test_file(section.fitness, place)) is not None:
+        inputs["test"] = str(test)
     warm = None
     if section.warm_start is not None:
         warm = _warm_file(section.warm_start, where)
@@ -74,10 +98,11 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
         section,
         recipe,
         found,
-        space,
-        _fitness_rows(section, where),
+        spaces,
+        rows,
+        tests,
         inputs,
-        lambda memory: _start(space, memory, warm, where),
+        lambda: _start(spaces[0], found, warm, where),
     )
 
 
@@ -108,53 +133,20 @@ def _warm_file(text: str, where: str) -> Path:
     return path
 
 
-def _fitness_rows(section: SearchSection, where: str) -> dict[str, list[Document]]:
-    path, place = Path(section.fitness.data), f"{where}: search.fitness"
-    if not path.is_file():
-        raise UserError(place, f"no such file: {path}", "JSONL rows")
-    if path.resolve().name.partition(".")[0] == "test":
-        raise UserError(place, f"{path} is a test split", "rows that no test will ask")
-    beside = [path.with_name(f"test.jsonl{ending}") for ending in ("", ".gz")]
-    asked = {row.id for test in beside if test.is_file() for row in read_jsonl(test)}
-    rows: dict[str, list[Document]] = {name: [] for name in section.fitness.domains}
-    seen = set()
-    for row in read_jsonl(path):
-        seen.add(row.domain)
-        if row.id in asked:
-            shared = f"row {row.id} of {path} also stands in the test split beside it"
-            raise UserError(place, shared, "rows that no test will ask")
-        if row.prompt and row.domain in rows and len(rows[row.domain]) < section.fitness.limit:
-            rows[row.domain].append(row)
-    for name, found in rows.items():
-        if not found:
-            known = ", ".join(sorted(seen)) or "none"
-            raise UserError(place, f"no pairs of domain '{name}'", known)
-    return rows
-
-
-def _start(space: Space, memory: InMemory, warm: Path | None, where: str) -> list[float]:
+def _start(space: Space, own: MergePlan, warm: Path | None, where: str) -> list[float]:
     """The recipe's plain values, or those of a warm start, as a genome (clipped to its ranges).
 
-    A group that had several values starts at that of its first tensor.
+    From any granularity to any: groups take what is nearest to the values of their tensors.
     """
-    chosen = memory.plan
+    chosen, place = own, where
     if warm is not None:
         recipe = parse_recipe(_absolute(config.read_yaml(warm), warm.parent), str(warm))
-        chosen = plan(recipe, str(warm))
-        if _merged(chosen) != _merged(memory.plan):
+        chosen, place = plan(recipe, str(warm)), f"{where}: warm_start"
+        if _merged(chosen) != _merged(own):
             found = f"{warm} merges other models, or by another method"
-            raise UserError(f"{where}: warm_start", found, "the same models and method")
+            raise UserError(place, found, "the same models and method")
     values = {item.entry.name: item.values for item in chosen.tensors if not item.copied}
-    rows = []
-    for gene in space.genes:
-        row = []
-        for group in space.groups:
-            value = values[min(group.tensors)][gene.name]
-            if gene.model is not None:
-                value = value[space.place(gene, memory.experts)]
-            row.append(float(value))
-        rows.append(row)
-    return space.encode(rows)
+    return at_values(space, values, experts_of(own), place)
 
 
 def _merged(found: MergePlan) -> list[Any]:

@@ -1,70 +1,65 @@
-"""Genome and recipe: every `search` in a merge recipe becomes one gene per layer group."""
+"""Genome and recipe: a number in [0, 1] for every gene and group, and what it means."""
 
 import copy
-from dataclasses import dataclass, replace
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from smelt.checkpoint.layout import layer_of
+import numpy as np
+
 from smelt.core.errors import UserError
-from smelt.merge.method import DEFAULT, Method, load_method
-from smelt.merge.parameters import matches
 from smelt.merge.recipe import model_name
-
-MARK = "search"
-
-
-@dataclass(frozen=True)
-class Gene:
-    """A searched parameter: its recipe key, the model it belongs to (None: shared), its range;
-    whole: it takes whole numbers only."""
-
-    key: str
-    name: str
-    model: int | None
-    low: float
-    high: float
-    whole: bool = False
-
-
-@dataclass(frozen=True)
-class Group:
-    """Tensors that share one gene: layers [first, last], or every tensor outside the layers."""
-
-    label: str
-    tensors: frozenset[str]
-    filters: tuple[str, ...]
+from smelt.search.genes import Gene
+from smelt.search.groups import Group, Mix, filters, group_tensors, mixes
 
 
 @dataclass(frozen=True)
 class Space:
-    """The search space. A genome is a list of numbers in [0, 1], gene by gene, group by group."""
+    """The search space. A genome is a list of numbers in [0, 1], gene by gene, group by group.
+
+    data: the plain recipe around the genes; smooth: numbers run linearly over depth between the
+    middles of groups (choices, which have nothing between them, keep to their group's).
+    """
 
     data: dict[str, Any]
     genes: list[Gene]
     groups: list[Group]
+    smooth: bool = False
 
     @property
     def size(self) -> int:
         """Length of a genome."""
         return len(self.genes) * len(self.groups)
 
-    def value(self, genome: list[float], gene: int, group: int) -> float:
-        """The parameter value of a gene in a group."""
-        spot = self.genes[gene]
-        found = spot.low + (spot.high - spot.low) * genome[gene * len(self.groups) + group]
-        return float(round(found)) if spot.whole else found
+    @cached_property
+    def mixes(self) -> dict[str, Mix]:
+        """Of every tensor that is merged."""
+        return mixes(self.groups, smooth=self.smooth)
 
-    def encode(self, values: list[list[float]]) -> list[float]:
-        """The genome of parameter values [gene][group], clipped to the searchable range."""
-        return [
-            min(1.0, max(0.0, (value - gene.low) / (gene.high - gene.low)))
-            for gene, row in zip(self.genes, values, strict=True)
-            for value in row
-        ]
+    @cached_property
+    def _steps(self) -> dict[str, Mix]:
+        return mixes(self.groups, smooth=False)
 
-    def group_of(self, tensor: str) -> int:
-        """Index of the group of a tensor."""
-        return next(i for i, group in enumerate(self.groups) if tensor in group.tensors)
+    @cached_property
+    def _names(self) -> list[str]:
+        return [model_name(entry["model"]) for entry in self.data["models"]]
+
+    def value(self, genome: list[float], gene: int, group: int) -> Any:
+        """The parameter value of a gene in a group (smooth: at its middle)."""
+        return self.genes[gene].value(genome[gene * len(self.groups) + group])
+
+    def unit(self, genome: list[float], gene: int, mix: Mix) -> float:
+        """The number that a genome gives to a gene for the tensors of a mix."""
+        own = gene * len(self.groups)
+        if self.genes[gene].choices:
+            return genome[own + mix.group]
+        left = genome[own + mix.left]
+        return left + mix.share * (genome[own + mix.right] - left) if mix.share else left
 
     def parameters(
         self, genome: list[float], tensor: str, plain: dict[str, Any], experts: list[str]
@@ -77,134 +72,184 @@ class Space:
         """
         if not plain:
             return {}
-        group = self.group_of(tensor)
+        mix = self.mixes[tensor]
         found = dict(plain)
         for index, gene in enumerate(self.genes):
-            value = self.value(genome, index, group)
+            value = gene.value(self.unit(genome, index, mix))
             if gene.model is None:
                 found[gene.name] = value
             else:
-                found[gene.name] = list(found[gene.name])
+                if found[gene.name] is plain[gene.name]:
+                    found[gene.name] = list(plain[gene.name])
                 found[gene.name][self.place(gene, experts)] = value
         return found
 
     def place(self, gene: Gene, experts: list[str]) -> int:
         """Where the value of a gene stands among per-expert values."""
-        return experts.index(model_name(self.data["models"][gene.model]["model"]))
+        assert gene.model is not None
+        return experts.index(self._names[gene.model])
+
+    @cached_property
+    def _filters(self) -> tuple[list[tuple[str, Mix]], list[tuple[str, Mix]]]:
+        return filters(self.mixes), filters(self._steps)
 
     def recipe(self, genome: list[float]) -> dict[str, Any]:
-        """A plain merge recipe with the values of a genome (filters by layer when grouped)."""
+        """A plain merge recipe with the values of a genome: filters by layer and component."""
         data = copy.deepcopy(self.data)
         for index, gene in enumerate(self.genes):
-            values = [self.value(genome, index, group) for group in range(len(self.groups))]
+            rules = self._filters[1 if gene.choices else 0]
+            values = [gene.value(self.unit(genome, index, mix)) for _, mix in rules]
             setting: Any = values[0]
-            if len(self.groups) > 1:
+            if len(rules) > 1:
                 setting = [
-                    {"filter": pattern, "value": value}
-                    for group, value in zip(self.groups, values, strict=True)
-                    for pattern in group.filters
+                    {"filter": text, "value": value}
+                    for (text, _), value in zip(rules, values, strict=True)
                 ]
             owner = data if gene.model is None else data["models"][gene.model]
             owner["parameters"][gene.key] = setting
         return data
 
-
-def _marked(settings: dict[str, Any] | None) -> list[str]:
-    return [key for key, value in (settings or {}).items() if value == MARK]
-
-
-def _gene(key: str, method: Method, model: int | None, where: str) -> Gene:
-    parameter = method.parameters.get(method.aliases.get(key, key))
-    if parameter is None or parameter.span is None or parameter.span.boolean:
-        numbers = [
-            name for name, one in method.parameters.items() if one.span and not one.span.boolean
+    def coefficients(self, genome: list[float]) -> dict[str, Any]:
+        """Table of a genome: rows (genes), columns (groups), values as numbers [row][column]."""
+        count = len(self.groups)
+        rows = [
+            str(gene) if gene.model is None else f"{gene} of {Path(self._names[gene.model]).name}"
+            for gene in self.genes
         ]
-        raise UserError(where, f"'{key}' cannot be searched", f"one of: {', '.join(numbers)}")
-    if model is not None and not parameter.per_expert:
-        expected = "the top level: it is one value for all models"
-        raise UserError(where, f"'{key}' searched for one model", expected)
-    span = parameter.span
-    low, high = span.search_low, span.search_high
-    return Gene(parameter.key, parameter.name, model, low, high, span.whole)
+        values = [
+            [round(gene.number(one), 12) for one in genome[index * count : (index + 1) * count]]
+            for index, gene in enumerate(self.genes)
+        ]
+        return {"rows": rows, "columns": [group.label for group in self.groups], "values": values}
+
+    def fit(self, units: Callable[[int, str], float]) -> list[float]:
+        """The genome whose values are nearest to given numbers in [0, 1], by (gene, tensor).
+
+        Exact where the space can hold them: a group takes the mean of its tensors (of choices the
+        most frequent), a smooth space the least squares over all of them.
+        """
+        genome: list[float] = []
+        for index, gene in enumerate(self.genes):
+            found = {tensor: units(index, tensor) for tensor in sorted(self.mixes)}
+            own = [_typical([found[name] for name in sorted(g.tensors)], gene) for g in self.groups]
+            if self.smooth and not gene.choices:
+                own = self._least_squares(found, own)
+            genome += own
+        return genome
+
+    def _least_squares(self, found: dict[str, float], typical: list[float]) -> list[float]:
+        """Numbers at the groups' middles; `typical` where a middle's neighbours do not matter."""
+        shares = np.zeros((len(found), len(self.groups)))
+        for row, tensor in enumerate(found):
+            mix = self.mixes[tensor]
+            shares[row, mix.left] += 1 - mix.share
+            shares[row, mix.right] += mix.share
+        wanted = np.array(list(found.values()))
+        solved = np.linalg.lstsq(shares, wanted, rcond=None)[0].clip(0.0, 1.0)
+        own = []
+        for index, value in enumerate(solved):
+            reached = shares[:, index] > 0
+            alone = (shares[reached, index] == 1).all() or np.ptp(wanted[reached]) == 0
+            own.append(typical[index] if alone else float(value))
+        return own
 
 
-def find_genes(data: dict[str, Any], where: str) -> list[Gene]:
-    """The genes of a recipe, shared ones first. Raises UserError when nothing says `search`.
+def _typical(units: list[float], gene: Gene) -> float:
+    if len(set(units)) == 1:
+        return units[0]
+    if not gene.choices:
+        return sum(units) / len(units)
+    chosen = Counter(gene.choice(unit) for unit in units).most_common(1)[0][0]
+    return next(unit for unit in units if gene.choice(unit) == chosen)
 
-    A per-expert parameter marked at the top level is searched for every model that does not set
-    it; the base, where it is no expert, has none.
+
+def space_of(
+    plain: dict[str, Any],
+    genes: list[Gene],
+    names: list[str],
+    layer_groups: int | str,
+    where: str,
+    *,
+    components: bool = False,
+    smooth: bool = False,
+) -> Space:
+    """The space of a plain recipe (`without_marks`) over the tensors that it merges.
+
+    where: of the search section. Raises UserError for more groups than layers.
     """
-    method = load_method(data.get("merge_method", DEFAULT))
-    models = data.get("models")
-    if not isinstance(models, list):
-        raise UserError(where, "no list of models", "a search merges whole models")
-    base = data.get("base_model") if method.needs_base else None
-    apart = None if base is None else model_name(base)
-    genes: list[Gene] = []
-    for key in _marked(data.get("parameters")):
-        gene = _gene(key, method, None, f"{where}: parameters.{key}")
-        if not method.parameters[gene.key].per_expert:
-            genes.append(gene)
-            continue
-        for index, entry in enumerate(models):
-            own = {method.aliases.get(name, name) for name in entry.get("parameters") or {}}
-            if gene.key not in own and model_name(entry["model"]) != apart:
-                genes.append(replace(gene, model=index))
-    for index, entry in enumerate(models):
-        for key in _marked(entry.get("parameters")):
-            place = f"{where}: models[{index}].parameters.{key}"
-            if model_name(entry["model"]) == apart:
-                raise UserError(place, "searched for the base", "an expert: the base has no value")
-            genes.append(_gene(key, method, index, place))
-    if not genes:
-        raise UserError(where, "nothing to search", "a parameter set to 'search'")
-    seen = [(gene.key, gene.model) for gene in genes]
-    if len(set(seen)) < len(seen):
-        twice = next(key for key, model in seen if seen.count((key, model)) > 1)
-        raise UserError(where, f"'{twice}' is searched twice", "one of its names")
-    return genes
+    groups = group_tensors(names, layer_groups, where, components=components)
+    return Space(plain, genes, groups, smooth)
 
 
-def without_marks(data: dict[str, Any], genes: list[Gene]) -> dict[str, Any]:
-    """The recipe with every mark removed, so that it is a plain one with default values; models
-    that will get values of their own have a `parameters` mapping."""
-    plain = copy.deepcopy(data)
-    plain.setdefault("parameters", {})
-    for owner in [plain, *plain["models"]]:
-        for key in _marked(owner.get("parameters")):
-            del owner["parameters"][key]
-    for gene in genes:
+def carry(genome: list[float], coarse: Space, fine: Space) -> list[float]:
+    """The genome of `fine` that says what a genome of `coarse` says, tensor by tensor.
+
+    Exact wherever the finer groups lie within the coarser ones; the two are of one recipe.
+    """
+    if coarse.genes != fine.genes or coarse.mixes.keys() != fine.mixes.keys():
+        raise ValueError("spaces of different recipes")
+
+    def units(gene: int, tensor: str) -> float:
+        return coarse.unit(genome, gene, coarse.mixes[tensor])
+
+    return fine.fit(units)
+
+
+def nested(coarse: Space, fine: Space) -> bool:
+    """Whether the finer space can hold whatever a genome of the coarser one says."""
+    draw = random.Random(0)
+    genome = [draw.random() for _ in range(coarse.size)]
+    carried = carry(genome, coarse, fine)
+    return all(
+        abs(coarse.unit(genome, gene, mix) - fine.unit(carried, gene, fine.mixes[tensor])) < 1e-9
+        for gene in range(len(coarse.genes))
+        for tensor, mix in coarse.mixes.items()
+    )
+
+
+def stages(
+    plain: dict[str, Any],
+    genes: list[Gene],
+    names: list[str],
+    layer_groups: list[int | str],
+    where: str,
+    *,
+    components: bool = False,
+    smooth: bool = False,
+) -> list[Space]:
+    """The spaces of a search from coarse to fine. Raises UserError when one cannot hold what the
+    one before it found, for then it would start elsewhere."""
+    spaces = [
+        space_of(plain, genes, names, one, where, components=components, smooth=smooth)
+        for one in layer_groups
+    ]
+    pairs = zip(itertools.pairwise(layer_groups), itertools.pairwise(spaces), strict=True)
+    for (before, after), (coarse, fine) in pairs:
+        if not nested(coarse, fine):
+            expected = "a multiple of the number before it, or all"
+            if smooth:
+                expected = (
+                    "1, one more number, then all: smooth values between other middles differ"
+                )
+            raise UserError(f"{where}.layer_groups", f"{after} after {before}", expected)
+    return spaces
+
+
+def at_values(
+    space: Space, values: dict[str, dict[str, Any]], experts: list[str], where: str
+) -> list[float]:
+    """The genome of parameter values by tensor, by Python name (clipped to the genes' ranges).
+
+    experts: as for `Space.parameters`. Raises UserError for a choice that is not searched.
+    """
+
+    def units(index: int, tensor: str) -> float:
+        gene = space.genes[index]
+        value = values[tensor][gene.name]
         if gene.model is not None:
-            plain["models"][gene.model].setdefault("parameters", {})
-    return plain
+            value = value[space.place(gene, experts)]
+        if gene.choices and value not in gene.choices:
+            raise UserError(where, f"{gene.key} is {value!r}", f"one of {list(gene.choices)}")
+        return gene.unit(value)
 
-
-def group_tensors(names: list[str], layer_groups: int | str, where: str) -> list[Group]:
-    """Layers cut into consecutive groups of near-equal size; what is outside is a last group."""
-    if layer_groups == 1:
-        return [Group("all", frozenset(names), ("*",))]
-    layers = sorted({layer for name in names if (layer := layer_of(name)) is not None})
-    count = len(layers) if layer_groups == "all" else int(layer_groups)
-    if count > len(layers):
-        raise UserError(
-            f"{where}: layer_groups", f"found {count}", f"at most {len(layers)}, or all"
-        )
-    groups = []
-    for index in range(count):
-        part = layers[index * len(layers) // count : (index + 1) * len(layers) // count]
-        inside = [name for name in names if layer_of(name) in part]
-        patterns = tuple(dict.fromkeys(_prefix(name) for name in inside))
-        for name in set(names) - set(inside):
-            if any(matches(pattern, name) for pattern in patterns):
-                found = f"a filter for layers {part} would match '{name}', too"
-                raise UserError(f"{where}: layer_groups", found, "1: this model has no groups")
-        label = f"{part[0]}" if len(part) == 1 else f"{part[0]}-{part[-1]}"
-        groups.append(Group(f"layer {label}", frozenset(inside), patterns))
-    outside = frozenset(name for name in names if layer_of(name) is None)
-    return [*groups, Group("other", outside, ("*",))] if outside else groups
-
-
-def _prefix(name: str) -> str:
-    """A tensor name up to its layer number: as a filter it matches that layer only."""
-    mark = f".{layer_of(name)}."
-    return name.partition(mark)[0] + mark
+    return space.fit(units)

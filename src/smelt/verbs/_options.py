@@ -27,10 +27,11 @@ def recipe_path(text: str) -> Path:
     path = Path(text)
     if path.is_file():
         return path
-    shipped = registry.folder("recipe") / (path.stem + ".yaml")
-    if path.parent in (Path(), Path("recipes")) and shipped.is_file():
-        return shipped
     known = registry.names("recipe")
+    name = path.with_suffix("") if path.suffix == ".yaml" else path
+    for shipped in (name.as_posix(), name.as_posix().removeprefix("recipes/")):
+        if shipped in known:
+            return registry.path_of("recipe", shipped)
     raise UserError(text, "no such recipe file", f"a path, or one of: {', '.join(known)}")
 
 

@@ -14,11 +14,20 @@ from smelt.verbs._options import RecipePath, Settings, read_recipe
 Every = Annotated[
     bool, typer.Option("-v", "--verbose", help="A merge: the values of every single tensor.")
 ]
+ConfigOnly = Annotated[
+    bool,
+    typer.Option("--config-only", help="Read configurations, not weights (search and eval)."),
+]
 Verb = Annotated[str | None, typer.Option("--verb", help="The verb that the recipe is for.")]
 
 
 def check(
-    recipe: RecipePath, *, verb: Verb = None, every: Every = False, settings: Settings = None
+    recipe: RecipePath,
+    *,
+    verb: Verb = None,
+    every: Every = False,
+    config_only: ConfigOnly = False,
+    settings: Settings = None,
 ) -> None:
     """Print what a recipe resolves to, with sizes and warnings; code 2 when something is wrong."""
     data, where = read_recipe(recipe, settings)
@@ -27,12 +36,25 @@ def check(
     module = importlib.import_module(f"smelt.verbs.{chosen}")
     if "check" not in vars(module) or module is sys.modules[__name__]:
         raise UserError(where, f"smelt {chosen} takes no recipe", "the verb of a recipe")
+    if config_only:
+        for line in _by_config(chosen, data, where):
+            print(line)
+        print(f"{where}: a sound recipe for smelt {chosen}, as far as configurations tell")
+        return
     asked = {"every": True} if every else {}
     if every and "every" not in inspect.signature(module.check).parameters:
         raise UserError(f"smelt check {where}", "--verbose", "a merge recipe for it")
     for line in module.check(data, where=where, **asked):
         print(line)
     print(f"{where}: a sound recipe for smelt {chosen}")
+
+
+def _by_config(verb: str, data: dict[str, Any], where: str) -> list[str]:
+    folder = {"search": "search", "eval": "evals"}.get(verb)
+    if folder is None:
+        raise UserError(f"smelt check {where}", "--config-only", "a search or eval recipe for it")
+    module = importlib.import_module(f"smelt.{folder}.by_config")
+    return list(module.describe_by_config(data, where))
 
 
 def verb_of_recipe(data: dict[str, Any], where: str) -> str:

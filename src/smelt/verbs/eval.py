@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from smelt.core import config, registry
+from smelt.core import config
 from smelt.core.errors import UserError
 from smelt.core.run import Run
 from smelt.verbs._options import (
@@ -88,62 +88,16 @@ def _print(out: Path) -> None:
 
 def shape(data: dict[str, Any], *, where: str) -> None:
     """Validate keys only: what can be known before the inputs exist."""
-    from smelt.evals.recipe import EvalRecipe
+    from smelt.evals.evaluate import check_shape
 
-    recipe = config.parse(EvalRecipe, data, where, "smelt show verb eval")
-    for entry in recipe.benchmarks:
-        registry.load("benchmark", entry.name)
-    for model in recipe.roles:
-        if model not in recipe.models:
-            raise UserError(f"{where}: roles.{model}", "no such model", str(sorted(recipe.models)))
+    check_shape(data, where)
 
 
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate models, benchmarks and data; lines about what would be asked."""
-    from smelt.checkpoint.reader import Checkpoint
-    from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
-    from smelt.evals.harness import check_room, items_of, read_text
-    from smelt.evals.recipe import EvalRecipe
-    from smelt.models.load import check_rows
+    from smelt.evals.evaluate import describe, prepare
 
-    recipe = config.parse(EvalRecipe, data, where, "smelt show verb eval")
-    if not recipe.benchmarks and not recipe.text:
-        raise UserError(where, "nothing to measure", "benchmarks or text", "smelt ls benchmark")
-    opened: dict[str, tuple[dict[str, Any], TextTokenizer]] = {}
-    for name, folder in recipe.models.items():
-        checkpoint = Checkpoint.open(folder)
-        opened[name] = checkpoint.config, open_tokenizer(checkpoint.folder)
-        check_rows(*opened[name], f"{where}: models.{name}")
-        if "/" in name or name.startswith("."):
-            raise UserError(f"{where}: models.{name}", "no plain name", "a name without '/'")
-    lines: list[str] = []
-    groups: set[str] = set()
-    for index, entry in enumerate(recipe.benchmarks):
-        benchmark = registry.load("benchmark", entry.name)
-        found = items_of(entry, f"{where}: benchmarks[{index}]")
-        repeated = sorted(groups & set(found))
-        if repeated:
-            raise UserError(
-                f"{where}: benchmarks[{index}]", f"'{repeated[0]}' stands twice", "once"
-            )
-        groups |= set(found)
-        for items in found.values():
-            for name, (model_config, tokenizer) in opened.items():
-                place = f"{where}: models.{name}, benchmarks[{index}]"
-                check_room(model_config, tokenizer, benchmark, items, place)
-        lines += [f"{entry.name}: {group}, {len(items)} items" for group, items in found.items()]
-    for name, path in recipe.text.items():
-        lines.append(f"text {name}: {len(read_text(Path(path), where))} texts")
-    for name, members in recipe.groups.items():
-        unknown = sorted(set(members) - groups)
-        if unknown:
-            raise UserError(
-                f"{where}: groups.{name}", f"unknown row '{unknown[0]}'", str(sorted(groups))
-            )
-    for model in recipe.roles:
-        if model not in recipe.models:
-            raise UserError(f"{where}: roles.{model}", "no such model", str(sorted(recipe.models)))
-    return [*lines, f"{len(recipe.models)} models"]
+    return describe(prepare(data, where))
 
 
 def execute(
@@ -155,52 +109,16 @@ def execute(
     device: str = "cpu",
     replace: bool = False,
 ) -> None:
-    """Evaluate as a recipe says. Decoding is greedy, so the seed only names the run."""
-    check(data, where=where)
-    from smelt.checkpoint.reader import local_path
-    from smelt.checkpoint.tokenizer import open_tokenizer
-    from smelt.evals import harness
-    from smelt.evals.recipe import EvalRecipe
-    from smelt.models.load import check_fits, context_length, load_model, pick_device
+    """Evaluate as a recipe says. Greedy answers do not depend on the seed; drawn ones do."""
+    from smelt.evals.evaluate import evaluate, inputs_of, prepare
 
-    recipe = config.parse(EvalRecipe, data, where)
-    content = recipe.model_dump(mode="json")
-    versions = {e.name: registry.load("benchmark", e.name).version for e in recipe.benchmarks}
-    content["versions"] = versions
-    models = {name: local_path(path) for name, path in recipe.models.items()}
-    inputs = {f"models.{name}": path for name, path in models.items()}
-    inputs |= {f"benchmarks.{i}": entry.data for i, entry in enumerate(recipe.benchmarks)}
-    inputs |= {f"text.{name}": path for name, path in recipe.text.items()}
-    run = Run(out, "eval", content, inputs, seed=seed, replace=replace)
+    ready = prepare(data, where)
+    content = ready.recipe.model_dump(mode="json")
+    content["versions"] = {
+        entry.name: exam.benchmark.version for entry, exam in ready.exams if exam is not None
+    }
+    run = Run(out, "eval", content, inputs_of(ready), seed=seed, replace=replace)
     if run.done:
         return
     with run:
-        scores: dict[str, Any] = {}
-        likelihoods: dict[str, Any] = {}
-        floors: dict[str, float] = {}
-        for name, folder in models.items():
-            model = load_model(folder, pick_device(device))
-            tokenizer = open_tokenizer(folder)
-            check_fits(model, tokenizer, f"{where}: models.{name}")
-            scores[name], likelihoods[name] = {}, {}
-            for index, entry in enumerate(recipe.benchmarks):
-                benchmark = registry.load("benchmark", entry.name)
-                groups = harness.items_of(entry, f"{where}: benchmarks[{index}]")
-                for group, items in groups.items():
-                    floors[group] = harness.majority(items)
-                    scores[name][group] = harness.run_benchmark(
-                        model,
-                        tokenizer,
-                        benchmark,
-                        items,
-                        run.folder / "samples" / name / f"{group}.jsonl",
-                        batch_size=recipe.batch_size,
-                        label=f"eval {name}: {group}",
-                    )
-            for text_name, path in recipe.text.items():
-                texts = harness.read_text(Path(path), where)
-                likelihoods[name][text_name] = harness.likelihood(
-                    model, tokenizer, texts, context_length(model), f"eval {name}: {text_name}"
-                )
-        run.note(scores=scores, likelihood=likelihoods, majority=floors)
-        run.note(groups=recipe.groups, roles=recipe.roles)
+        evaluate(ready, run, device=device, seed=seed)

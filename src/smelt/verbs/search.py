@@ -1,15 +1,18 @@
 """Search merge parameters, per layer if wanted, for the best fitness; merged in memory."""
 
+import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smelt.core import registry
+from smelt.core import progress
 from smelt.core.run import Run
 from smelt.verbs._options import recipe_verb
 from smelt.verbs.train import write_card
 
 if TYPE_CHECKING:
-    from smelt.search.space import Gene
+    from smelt.search.recipe import SearchSection
+    from smelt.evals.candidates import Sides
 
 BEST = """\
 # The best merge of a search. Model paths start at the folder that holds the result folder, so call
@@ -26,17 +29,29 @@ def shape(data: dict[str, Any], *, where: str) -> None:
 
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate recipe, models, fitness data and start; lines about the space."""
-    from smelt.search.prepare import prepare
+    from smelt.search.fitness import per_stage
+    from smelt.evals.candidates import item_weights, prepare_sides
 
-    ready = prepare(data, where)
-    section, space = ready.section, ready.space
+    sides = prepare_sides(data, where)
+    ready, section = sides.ready, sides.ready.section
+    ready.start()
+    names = list(section.fitness.benchmarks or section.fitness.domains)
     lines = [
-        f"{len(space.genes)} parameters x {len(space.groups)} layer groups = {space.size} genes",
-        f"{section.evaluations} candidates by {section.algorithm}, each scored on "
-        f"{sum(map(len, ready.fitness_rows.values()))} rows of "
-        f"{', '.join(ready.fitness_rows)} ({section.fitness.measure})",
+        f"{len(space.genes)} parameters x {len(space.groups)} groups = {space.size} genes, "
+        f"{candidates} candidates by {section.algorithm}"
+        for space, (candidates, _) in zip(ready.spaces, per_stage(section), strict=True)
     ]
+    total = len(item_weights(sides))
+    lines.append(f"each scored on {total} items of {', '.join(names)} ({measure_of(section)})")
+    if section.racing is not None:
+        lines.append(f"racing: from {math.ceil(section.racing.first * total)} items on")
     return lines
+
+
+def measure_of(section: "SearchSection") -> str:
+    """How items are scored, spelled out."""
+    default = "score" if section.fitness.benchmarks else "exact"
+    return section.fitness.measure or default
 
 
 def execute(
@@ -49,85 +64,100 @@ def execute(
     replace: bool = False,
 ) -> None:
     """Search, then write the best merge as a checkpoint folder with its plain recipe."""
-    import yaml
-
-    from smelt.checkpoint.tokenizer import open_tokenizer
-    from smelt.core.seed import seed_for
-    from smelt.merge.apply import InMemory, merge_to_folder
+    from smelt.merge.apply import merge_to_folder
     from smelt.merge.plan import plan
     from smelt.merge.recipe import parse_recipe
-    from smelt.models.fitness import Fitness
-    from smelt.models.load import network_of, pick_device
-    from smelt.search.evolve import evolve
-    from smelt.search.prepare import prepare
+    from smelt.search.measured import Log
+    from smelt.search.stages import search_stages
+    from smelt.search.workers import pool
+    from smelt.evals.candidates import build, item_weights, prepare_sides
 
-    ready = prepare(data, where)
-    section, space = ready.section, ready.space
-    run = Run(out, "search", ready.located(data), ready.inputs, seed=seed, replace=replace)
+    sides = prepare_sides(data, where)
+    ready, section = sides.ready, sides.ready.section
+    run = Run(out, "search", ready.located(data), sides.inputs, seed=seed, replace=replace)
     if run.done:
         return
     with run:
-        memory = InMemory(ready.recipe, where)
-        donor = memory.plan.models[memory.plan.donor].folder
-        # Of the result's config: a tied donor may become untied by its experts.
-        model = network_of(memory.plan.config, memory.names, pick_device(device))
-        fitness = Fitness(model, open_tokenizer(donor), ready.fitness_rows, section.fitness.domains,
-                          section.fitness.measure)  # fmt: skip
-        start = ready.start(memory)
-        plain = {name: memory.values(name) for name in memory.names}
-        algorithm = registry.load("search-algorithm", section.algorithm)(
-            start, seed_for(seed, "search"), **section.options
-        )
-
-        def score(genome: list[float]) -> float:
-            merged = memory.merge(
-                lambda name: space.parameters(genome, name, plain[name], memory.experts)
-            )
-            return fitness(merged)
-
-        result = evolve(
-            algorithm,
-            score,
-            run.folder / "journal.jsonl",
-            evaluations=section.evaluations,
-            label=f"search {out.name} ({section.algorithm})",
-        )
-        best = ready.located(space.recipe(result.genome))
+        workers = pool(partial(build, data, where, device), section.workers, section.address)
+        try:
+            with Log(run.folder) as log:
+                result = search_stages(
+                    ready, workers, log, item_weights(sides), seed=seed, label=f"search {out.name}"
+                )
+        finally:
+            workers.close()
+        finest = ready.spaces[-1]
+        best = ready.located(finest.recipe(result.genome))
         merge_to_folder(plan(parse_recipe(best, where), where), run.folder, resume=True)
-        values = [
-            [
-                round(space.value(result.genome, gene, group), 6)
-                for group in range(len(space.groups))
-            ]
-            for gene in range(len(space.genes))
-        ]
+        fitness = section.fitness
+        honesty = _honesty(sides, result.genome, where, device)
         run.note(
-            method=memory.plan.method.name,
+            method=ready.plan.method.name,
             fitness={
                 "start": result.start,
                 "best": result.best,
                 "evaluations": result.evaluations,
-                "split": Path(section.fitness.data).name,
-                "domains": section.fitness.domains,
+                "items": result.items,
+                "measure": measure_of(section),
+                "split": _split(sides),
+                "domains": fitness.domains or fitness.benchmarks,
             },
-            coefficients={
-                "rows": [_label(gene, best) for gene in space.genes],
-                "columns": [group.label for group in space.groups],
-                "values": values,
-            },
+            coefficients=finest.coefficients(result.genome),
             best_recipe=run.relative(best),
+            honesty=honesty,
         )
-        text = yaml.safe_dump(run.relative(best), sort_keys=True, allow_unicode=True)
-        (run.folder / "best.yaml").write_text(BEST + text, encoding="utf-8")
+        _write_recipe(run, best, run.folder / "best.yaml")
+        if len(section.objectives) > 1:
+            members = []
+            for member in result.front:
+                path = run.folder / "front" / f"{member.candidate}.yaml"
+                _write_recipe(run, ready.located(finest.recipe(member.genome)), path)
+                members.append({"candidate": member.candidate, "objectives": member.objectives})
+            run.note(objectives=section.objectives, front=members)
         write_card(run)
+    if honesty["warning"]:
+        progress.say(f"warning: {honesty['warning']}")
 
 
-def _label(gene: "Gene", best: dict[str, Any]) -> str:
-    from smelt.merge.recipe import model_name
+def _split(sides: "Sides") -> str:
+    """The files that candidates were scored on."""
+    data = sides.ready.section.fitness.data
+    paths = [Path(data)] if data is not None else [exam.path for exam in sides.fitness]
+    return ", ".join(f"{path.parent.name}/{path.name}" if data is None else path.name
+                     for path in paths)  # fmt: skip
 
-    if gene.model is None:
-        return gene.key
-    return f"{gene.key} of {Path(model_name(best['models'][gene.model]['model'])).name}"
+
+def _honesty(sides: "Sides", best: list[float], where: str, device: str) -> dict[str, Any]:
+    """Start and best on the items of the fitness, and on as many of the test, where there is one.
+
+    The test is looked at once, when the search has ended.
+    """
+    from smelt.search.honesty import Side, compare_sides
+    from smelt.search.space import carry
+    from smelt.evals.candidates import Candidates
+
+    candidates = Candidates(sides, where, device)
+    start = carry(sides.ready.start(), sides.ready.spaces[0], sides.ready.spaces[-1])
+    asked = {"fitness": candidates.fitness}
+    if sides.test or sides.ready.test_rows:
+        asked["test"] = candidates.scores(test=True)
+    found: dict[str, list[list[float]]] = {name: [] for name in asked}
+    for genome in (start, best):
+        candidates.become(genome)
+        for name, scores in asked.items():
+            found[name].append(scores(list(range(len(scores.weights))))[0])
+    made = {
+        name: Side(scores.names, scores.weights, *found[name]) for name, scores in asked.items()
+    }
+    return compare_sides(made["fitness"], made.get("test"), measure_of(sides.ready.section))
+
+
+def _write_recipe(run: Run, recipe: dict[str, Any], path: Path) -> None:
+    import yaml
+
+    path.parent.mkdir(exist_ok=True)
+    text = yaml.safe_dump(run.relative(recipe), sort_keys=True, allow_unicode=True)
+    path.write_text(BEST + text, encoding="utf-8")
 
 
 search = recipe_verb("search", execute)

@@ -20,7 +20,9 @@ _STATED = re.compile(
     r"(?i:answer|choice|option)(?i:\s+is|\s*:|\s+would\s+be)?\s*[:*\s]*(?:\$?\\boxed\{|\\text\{|[(\[*])*"
     r"([A-J])(?![A-Za-z'’])"
 )
-_BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-J])\)?\s*\}")
+_BOXED = re.compile(
+    r"\\boxed\{\s*(?:\\(?:text|textbf|mathrm|mathbf)\{)?\s*\(?([A-J])(?:[).:]|\s*\})"
+)
 _WHOLE = re.compile(r"^[\s(\[*]*([A-J])[\s)\].:*]*$")
 _BEGINS = re.compile(r"^\s*[(\[*]*([A-J])(?:[).:\]]|\s*$)", re.MULTILINE)
 _BRACKETED = re.compile(r"[(\[]([A-J])[)\]]")

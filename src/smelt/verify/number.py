@@ -1,6 +1,6 @@
 """Numbers: the last number of an answer must equal the gold number.
 
-Understands the Unicode minus, thousands separators (`1,234` and `1 234` with a thin or
+Understands the Unicode minus, thousands separators (`1,234`, `1{,}234` and `1 234` with a thin or
 non-breaking space), decimals, exponents, fractions (`3/4`, `\\frac{3}{4}`) and
 `\\boxed{...}`; compares exactly, as fractions. Other LaTeX is not read. Units and percent signs
 are ignored.
@@ -19,15 +19,16 @@ Reasons: `right`, `wrong_answer`, `no_number`.
 import re
 from fractions import Fraction
 
+from smelt.verify._boxed import MAX_CHARACTERS, box
+
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\uff0d": "-", "\ufe63": "-"})
 _NUMBER = re.compile(
     r"(?<![\w.])[-+]?(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?:/[0-9]+(?![0-9.])|[eE][-+]?[0-9]{1,3}(?![\w.]))?"
 )
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
-_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_LATEX_COMMA = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!\s*)(?=[0-9]{3})")
 _SPACE_INSIDE = re.compile(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3})")
-MAX_CHARACTERS = 100_000
 
 
 def last(text: str) -> Fraction | None:
@@ -37,8 +38,9 @@ def last(text: str) -> Fraction | None:
     """
     text = text[-MAX_CHARACTERS:].translate(_MINUS)
     text = _LATEX_FRACTION.sub(r"\1/\2", text)
-    boxes = _BOXED.findall(text)
-    text = _SPACE_INSIDE.sub("", boxes[-1] if boxes else text)
+    boxed = box(text)
+    text = _LATEX_COMMA.sub(",", text if boxed is None else boxed)
+    text = _SPACE_INSIDE.sub("", text)
     found = None
     for found in _NUMBER.finditer(text):  # noqa: B007 (the last one is wanted)
         pass

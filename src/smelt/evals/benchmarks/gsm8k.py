@@ -1,39 +1,61 @@
 """GSM8K: grade-school word problems, the last number of the answer. (arXiv:2110.14168)"""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from smelt.core.errors import UserError
-from smelt.data.document import parse_row, read_lines
-from smelt.evals.benchmark import Benchmark, Item
+from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.reading import flexible_extract, number_rule, strict_match
 from smelt.verify import number
 
-
-def _read(path: Path) -> Iterator[Item]:
-    for line_number, line in read_lines(path):
-        try:
-            row = parse_row(line)
-            question, gold = str(row["question"]), str(row["answer"])
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{path}:{line_number}", "no question and answer", "JSONL rows"
-            ) from error
-        if (answer := number.last(gold)) is None:
-            raise UserError(f"{path}:{line_number}", f"answer {gold!r} has no number", "a number")
-        name = str(row.get("id", line_number))
-        yield Item(name, "gsm8k", f"Question: {question}\nAnswer:", gold, {"answer": str(answer)})
+_RULES = {
+    "number": number_rule,
+    "flexible-extract": flexible_extract,
+    "strict-match": strict_match,
+}
 
 
-def _score(answer: str, item: Item) -> tuple[bool, str]:
-    return number.score(answer, item.gold)
+def _item(row: Row) -> Item:
+    answer = str(row["answer"]).rpartition("####")[2].strip()
+    if number.last(answer) is None:
+        raise ValueError(f"the answer {answer!r} has no number")
+    solution = str(row.get("solution", ""))
+    gold = f"{solution}\n#### {answer}".strip()
+    return Item(str(row["id"]), "gsm8k", str(row["question"]).strip(), gold, answer)
+
+
+def _ask(item: Item) -> str:
+    return f"Question: {item.question}\nAnswer:"
+
+
+def _chat(item: Item) -> str:
+    return (
+        f"{item.question}\n\nThink step by step, then put the final answer, "
+        "a number without units, inside \\boxed{}."
+    )
+
+
+def _convert(row: Row) -> Row:
+    solution, _, answer = str(row["answer"]).rpartition("####")
+    answer = answer.strip().replace(",", "")
+    return {"question": row["question"], "answer": answer, "solution": solution.strip()}
 
 
 gsm8k = Benchmark(
-    version=1,
+    version=2,
+    source="https://github.com/openai/grade-school-math, arXiv:2110.14168",
+    licence="MIT",
+    splits={"train": 7473, "test": 1319},
     test_split="test",
     fitness_split="train",
-    read=_read,
-    score=_score,
-    max_new_tokens=256,
-    stop=("Question:",),
+    shots_split="train",
+    item=_item,
+    forms={
+        "chat": Form(ask=_chat, rules=_RULES, max_new_tokens=1024),
+        "base": Form(
+            ask=_ask,
+            rules=_RULES,
+            shots=5,
+            example=lambda item: f"{_ask(item)} {item.gold}",
+            max_new_tokens=256,
+            stop=("Question:",),
+        ),
+    },
+    hub=Hub("openai/gsm8k", {"train": "train", "test": "test"}, _convert, ("main",)),
 )

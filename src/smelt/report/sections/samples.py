@@ -20,6 +20,20 @@ def _shown(value: Any) -> str:
     return f"{text[:LONGEST]} [{len(text) - LONGEST:,} more characters]"
 
 
+def _kind(row: Sample) -> str:
+    if row.correct is None or 0 < row.correct < 1:
+        return "partly"
+    return "right" if row.correct else "wrong"
+
+
+def _length(row: Sample) -> str:
+    """Tokens of an answer, where they are known, and whether it was cut off."""
+    parts = [f"{row.tokens} token{'s' if row.tokens > 1 else ''}"] if row.tokens else []
+    if not row.finished:
+        parts.append("cut off by its budget")
+    return ", ".join(parts)
+
+
 def _pick(path: Path) -> dict[str, list[dict[str, str]]]:
     rows = read_lines(Sample, path, limit=READ)
     return {
@@ -29,10 +43,11 @@ def _pick(path: Path) -> dict[str, list[dict[str, str]]]:
                 "gold": _shown(row.gold),
                 "answer": _shown(row.answer),
                 "reason": _shown(row.reason) if row.reason else "",
+                "length": _length(row),
             }
-            for row in islice((row for row in rows if row.correct is right), EACH)
+            for row in islice((row for row in rows if _kind(row) == word), EACH)
         ]
-        for word, right in (("right", True), ("wrong", False))
+        for word in ("right", "partly", "wrong")
     }
 
 
@@ -46,7 +61,7 @@ def _models(stage: Stage, record: EvalRecord) -> list[dict[str, Any]]:
             # Names come from a record: they must not lead out of the result folder.
             if path.resolve().is_relative_to(folder.resolve()):
                 sample = _pick(path)
-                if sample["right"] or sample["wrong"]:
+                if any(sample.values()):
                     picked.append((benchmark, sample))
         if picked:
             found.append({"model": model, "benchmarks": picked})

@@ -5,6 +5,7 @@ from typing import Any
 from markupsafe import Markup
 
 from smelt.report import plots
+from smelt.report.details import cautions, details_of, subjects_of
 from smelt.report.evaluated import likelihoods_of, rows_of, text_names
 from smelt.report.records import EvalRecord
 from smelt.report.stages import Stage, by_name
@@ -18,17 +19,6 @@ def _forest(name: str, rows: list[Row], column: Column) -> Markup:
     bars = [(row.model, *row.cells[column].limits, row.role) for row in rows if column in row.cells]
     label = f"{column.name}{' mean' if column.group else ''}: accuracy, 95 % interval"
     return Markup(plots.scores(name, bars, label))
-
-
-def _unparsed(group: list[tuple[Stage, EvalRecord]]) -> list[tuple[str, int, int]]:
-    """(model, answers that could not be read, answers) where there are any of the first."""
-    found: dict[str, list[int]] = {}
-    for _, record in group:
-        for model, of_model in record.scores.items():
-            count = found.setdefault(model, [0, 0])
-            count[0] += sum(score.unparsed for score in of_model.values())
-            count[1] += sum(score.total for score in of_model.values())
-    return [(model, count[0], count[1]) for model, count in found.items() if count[0]]
 
 
 def _floor(group: list[tuple[Stage, EvalRecord]], shown: list[Column]) -> dict[Column, float]:
@@ -50,7 +40,7 @@ def _table(number: int, name: str, group: list[tuple[Stage, EvalRecord]]) -> dic
     rows, texts = rows_of(group), likelihoods_of(group)
     if not rows and not texts:
         return None
-    found = claims(rows)
+    found, details = claims(rows), details_of(group)
     shown = columns(rows)
     drawn = [column for column in shown if column.group][:MAX_FOREST]
     return {
@@ -58,13 +48,17 @@ def _table(number: int, name: str, group: list[tuple[Stage, EvalRecord]]) -> dic
         "seeds": [stage.seed for stage, _ in group],
         "rows": rows,
         "columns": shown,
+        "falling": {column for row in rows for column, cell in row.cells.items() if cell.falling},
         "summary": summary(found),
         "claims": found,
         "plots": [
             _forest(f"scores-{number}-{index}", rows, column) for index, column in enumerate(drawn)
         ],
         "floor": _floor(group, shown),
-        "unparsed": _unparsed(group),
+        "cautions": cautions(details),
+        "details": [detail for detail in details if detail.says_more],
+        "pass_names": sorted({k for detail in details for k in detail.pass_at}, key=int),
+        "subjects": subjects_of(details),
         "texts": texts,
         "text_names": text_names(texts),
     }

@@ -2,9 +2,13 @@
 
 import math
 import warnings
+from collections import deque
+from typing import Any
+
+import numpy as np
 
 from smelt.core.errors import UserError, needs
-from smelt.search.algorithm import Algorithm
+from smelt.search.algorithm import Algorithm, refuse_several
 
 
 class _Cma:
@@ -21,7 +25,9 @@ class _Cma:
             "bounds": [[0.0] * len(start), [1.0] * len(start)],
             # A smooth map into the box (never abs or clipping, which fold the search space).
             "BoundaryHandler": cma.BoundTransform,
-            "seed": seed % (2**31 - 2) + 1,
+            # A generator of its own: cma would seed and use numpy's global one.
+            "randn": np.random.RandomState(seed % (2**31 - 2) + 1).randn,
+            "seed": math.nan,
             "verbose": -9,
             "tolfun": 0,
             "tolflatfitness": 10**6,
@@ -34,20 +40,24 @@ class _Cma:
             warnings.simplefilter("ignore")  # one-dimensional spaces are allowed here
             self._strategy = cma.CMAEvolutionStrategy(start, sigma, options)
         self._first: list[float] | None = list(start)
-        self._told: list[list[float]] = []
+        # cma's own arrays of every generation in flight: by them it knows the point behind each.
+        self._asked: deque[list[Any]] = deque()
 
     def ask(self) -> list[list[float]]:
         """The next population; the very first asks for the start point too."""
-        self._told = [list(map(float, genome)) for genome in self._strategy.ask()]
+        sampled = self._strategy.ask()
+        self._asked.append(sampled)
         start, self._first = self._first, None
-        return [start, *self._told] if start is not None else self._told
+        made = [list(map(float, genome)) for genome in sampled]
+        return [start, *made] if start is not None else made
 
-    def tell(self, genomes: list[list[float]], fitness: list[float]) -> None:
+    def tell(self, genomes: list[list[float]], values: list[list[float]]) -> None:
         """Learn from a whole population (the start point informs nobody but the caller)."""
-        scored = {tuple(g): f for g, f in zip(genomes, fitness, strict=True)}
+        sampled = self._asked.popleft()
+        losses = [-value for (value,) in values[-len(sampled) :]]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its notes on small populations help no user of smelt
-            self._strategy.tell(self._told, [-scored[tuple(genome)] for genome in self._told])
+            self._strategy.tell(sampled, losses)
 
     def final(self) -> list[list[float]]:
         """The mean of the distribution: often better than any sample of it. One candidate."""
@@ -55,11 +65,17 @@ class _Cma:
 
 
 def cma_es(
-    start: list[float], seed: int, *, sigma: float = 1 / 6, population: int | None = None
+    start: list[float],
+    seed: int,
+    *,
+    objectives: int = 1,
+    sigma: float = 1 / 6,
+    population: int | None = None,
 ) -> Algorithm:
     """Covariance matrix adaptation in the unit box.
 
     sigma: first step size as a share of each range (1/6 as in mergekit-evolve);
     population: candidates per generation, 4 + 3 ln(size) unless given.
     """
+    refuse_several("cma_es", objectives)
     return _Cma(start, seed, sigma, population)

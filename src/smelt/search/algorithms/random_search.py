@@ -18,7 +18,7 @@ class _Random:
         start, self._first = self._first, None
         return [start, *made] if start is not None else made
 
-    def tell(self, genomes: list[list[float]], fitness: list[float]) -> None:
+    def tell(self, genomes: list[list[float]], values: list[list[float]]) -> None:
         """Nothing is learnt."""
 
     def final(self) -> list[list[float]]:
@@ -26,8 +26,10 @@ class _Random:
         return []
 
 
-def random_search(start: list[float], seed: int, *, population: int = 10) -> Algorithm:
-    """Uniform samples of the unit box, `population` (at least 1) at a time."""
+def random_search(
+    start: list[float], seed: int, *, objectives: int = 1, population: int = 10
+) -> Algorithm:
+    """Uniform samples of the unit box, `population` (at least 1) at a time; any objectives."""
     if population < 1:
         raise UserError("options.population", f"found {population}", "at least 1")
     return _Random(start, seed, population)

@@ -1,4 +1,4 @@
-"""Greedy decoding and teacher-forced scores against plain loops over single rows."""
+"""Teacher-forced scores and the fitness made of them, against plain loops over single rows."""
 
 import math
 from collections import Counter
@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
 
 from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
 from smelt.core.errors import UserError
 from smelt.data.document import Document
-from smelt.models.fitness import Fitness
-from smelt.models.generate import generate
+from smelt.models.fitness import Network, RowFitness
 from smelt.models.load import load_model
 from smelt.models.score import BATCH_LOGITS, Encoded, Scorer, encode_pair, encode_response
 from tests.pico import pico_llama
@@ -49,13 +47,6 @@ def greedy(model: Any, tokenizer: TextTokenizer, prompt: str, budget: int) -> tu
     return tokenizer.decode(ids[first:]), False
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 256])
-def test_equals_one_by_one_decoding(pico: Any, batch_size: int) -> None:
-    expected = [greedy(*pico, prompt, 12)[0] for prompt in PROMPTS]
-    assert generate(*pico, PROMPTS, max_new_tokens=12, batch_size=batch_size) == expected
-    assert len(set(expected)) > 3
-
-
 def ending(model: Any, tokenizer: TextTokenizer) -> Any:
     """A copy whose eos has the logit of the token that it writes most, and a little more."""
     copy = deepcopy(model)
@@ -65,41 +56,6 @@ def ending(model: Any, tokenizer: TextTokenizer) -> Any:
     with torch.no_grad():
         copy.lm_head.weight[tokenizer.eos_id] = 1.01 * copy.lm_head.weight[often]
     return copy
-
-
-def test_stops_at_the_end_of_text(pico: Any) -> None:
-    tokenizer = pico[1]
-    found = [greedy(ending(*pico), tokenizer, prompt, 20) for prompt in PROMPTS]
-    answers = generate(ending(*pico), tokenizer, PROMPTS, max_new_tokens=20)
-    assert answers == [text for text, _ in found]
-    assert any(ended for _, ended in found)
-
-
-def test_nothing_to_generate_and_an_empty_prompt(pico: Any) -> None:
-    assert generate(*pico, [], max_new_tokens=3) == []
-    assert generate(*pico, ["", "The"], max_new_tokens=6) == [
-        greedy(*pico, "", 6)[0], greedy(*pico, "The", 6)[0],
-    ]  # fmt: skip
-
-
-def test_a_prompt_beyond_the_context_is_refused(pico: Any) -> None:
-    generate(*pico, ["1" * 100], max_new_tokens=128 - len(pico[1].encode("1" * 100)))
-    with pytest.raises(UserError, match=r"need 1[0-9][0-9] tokens. Expected at most 128"):
-        generate(*pico, ["a", "1" * 100], max_new_tokens=40)
-
-
-def test_the_settings_of_the_model_do_not_bend_greedy_decoding(pico: Any) -> None:
-    model, tokenizer = pico
-    expected = generate(model, tokenizer, PROMPTS, max_new_tokens=12)
-    own = model.generation_config
-    bent = GenerationConfig(repetition_penalty=5.0, no_repeat_ngram_size=1, do_sample=True,
-                            temperature=9.0, top_k=3, eos_token_id=7)  # fmt: skip
-    try:
-        model.generation_config = bent
-        assert generate(model, tokenizer, PROMPTS, max_new_tokens=12) == expected
-        assert model.generation_config is bent
-    finally:
-        model.generation_config = own
 
 
 def plain_score(model: Any, ids: list[int], start: int) -> tuple[float, bool]:
@@ -164,8 +120,17 @@ def test_fitness_is_the_weighted_mean_over_domains(pico: Any) -> None:
         num_bytes = sum(len(row.text) - len(row.prompt) for row in part)
         expected -= weights[name] / 4 * sum(n for n, _ in scores) / math.log(2) / num_bytes
     same = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fitness = Fitness(model, tokenizer, rows, weights, "likelihood")
-    assert fitness(same) == pytest.approx(expected, abs=1e-5)
+    network, fitness = Network(model), RowFitness(model, tokenizer, rows, weights, "likelihood")
+    assert fitness.names == ["a", "a", "b", "b"]
+
+    def value(candidate: dict[str, torch.Tensor]) -> float:
+        network.take(candidate)
+        values, lengths = fitness([0, 1, 2, 3])
+        assert lengths == [0.0] * 4
+        assert fitness([2, 1])[0] == pytest.approx([values[2], values[1]], abs=1e-5)
+        return sum(weight * one for weight, one in zip(fitness.weights, values, strict=True))
+
+    assert value(same) == pytest.approx(expected, abs=1e-5)
     zero = {name: torch.zeros_like(tensor) for name, tensor in same.items()}
     tokens = {
         name: sum(len(encode_pair(tokenizer, r.prompt, r.text)[0]) - len(tokenizer.encode(r.prompt))
@@ -175,11 +140,11 @@ def test_fitness_is_the_weighted_mean_over_domains(pico: Any) -> None:
     uniform = math.log2(model.config.vocab_size)
     nbytes = {n: sum(len(r.text) - len(r.prompt) for r in p) for n, p in rows.items()}
     flat = -sum(weights[n] / 4 * tokens[n] * uniform / nbytes[n] for n in rows)
-    assert fitness(zero) == pytest.approx(flat, abs=1e-4)
-    assert fitness(same) == pytest.approx(expected, abs=1e-5)
-    exact = Fitness(model, tokenizer, rows, weights, "exact")
-    assert exact(same) == 0.0
+    assert value(zero) == pytest.approx(flat, abs=1e-4)
+    assert value(same) == pytest.approx(expected, abs=1e-5)
+    exact = RowFitness(model, tokenizer, rows, weights, "exact")
+    assert exact([0, 1, 2, 3])[0] == [0.0] * 4
     with pytest.raises(UserError, match=r"nothing.weight: not a tensor of the model"):
-        fitness({"nothing.weight": torch.zeros(1)})
+        network.take({"nothing.weight": torch.zeros(1)})
     with pytest.raises(UserError, match=r"a row of .* tokens. Expected at most 128"):
-        Fitness(model, tokenizer, {"a": [pair("1" * 150, "2")]}, {"a": 1.0}, "exact")
+        RowFitness(model, tokenizer, {"a": [pair("1" * 150, "2")]}, {"a": 1.0}, "exact")

@@ -1,0 +1,147 @@
+"""Candidates of a search, merged in memory and scored: what every worker builds for itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from smelt.core import registry
+from smelt.core.errors import UserError
+from smelt.evals.exam import Exam
+from smelt.evals.fitness import BenchmarkFitness, fitness_exams, refuse_test_items
+from smelt.evals.rows import find_data
+from smelt.merge.apply import InMemory
+from smelt.models.fitness import Network, RowFitness, row_weights
+from smelt.models.load import network_of, pick_device
+from smelt.models.network import NetworkBackend
+from smelt.search.prepare import Ready, prepare
+from smelt.search.recipe import Fitness
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Items with their weights, and what a network does on them now: score and minus length."""
+
+    names: list[str]
+    weights: list[float]
+
+    def __call__(self, items: list[int]) -> tuple[list[float], list[float]]: ...
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The items of a search: those of its fitness and, where there are any, those of the test that
+    is shown beside it; exams of benchmarks, empty for rows."""
+
+    ready: Ready
+    fitness: list[Exam]
+    test: list[Exam]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Files that the result depends on."""
+        found = dict(self.ready.inputs)
+        for kind, exams in (("fitness", self.fitness), ("test", self.test)):
+            found |= {f"{kind}.{exam.entry.name}": str(exam.path) for exam in exams}
+        return found
+
+
+def prepare_sides(data: dict[str, Any], where: str) -> Sides:
+    """Check a search recipe and read its items. Raises UserError, also for items of the test."""
+    ready = prepare(data, where)
+    if "size" in ready.section.objectives and not ready.plan.method.needs_base:
+        found = f"size, and {ready.plan.method.name}, which changes no base"
+        raise UserError(f"{where}: search.objectives", found, "a method with a base_model")
+    fitness, place = ready.section.fitness, f"{where}: search.fitness"
+    exams = fitness_exams(fitness, place)
+    tests = [exam for exam in _tests(fitness, place) if exam is not None]
+    for exam in exams:
+        for test in tests:
+            if test.entry.name == exam.entry.name:
+                refuse_test_items(exam, test, f"{place}.benchmarks.{exam.entry.name}")
+    return Sides(ready, exams, tests)
+
+
+def _tests(fitness: Fitness, place: str) -> list[Exam | None]:
+    """The test split of each benchmark, None where its file is not here."""
+    found: list[Exam | None] = []
+    for name in fitness.benchmarks:
+        benchmark = registry.load("benchmark", name)
+        try:
+            find_data(name, benchmark, fitness.folder, benchmark.test_split, place)
+        except UserError:
+            found.append(None)
+            continue
+        one = fitness.model_copy(update={"benchmarks": {name: fitness.benchmarks[name]}})
+        found += fitness_exams(one, place, split="test")
+    return found
+
+
+def item_weights(sides: Sides) -> list[float]:
+    """Weight of every item of the fitness; no model is needed."""
+    fitness = sides.ready.section.fitness
+    if sides.fitness:
+        whole = sum(fitness.benchmarks.values())
+        return [
+            fitness.benchmarks[exam.entry.name] / whole / len(exam.items)
+            for exam in sides.fitness
+            for _ in exam.items
+        ]
+    return row_weights(sides.ready.fitness_rows, fitness.domains, fitness.measure == "likelihood")
+
+
+class Candidates:
+    """Base, experts and a network in memory; a genome in, the values of items out."""
+
+    def __init__(self, sides: Sides, where: str, device: str) -> None:
+        self.sides, self.where = sides, where
+        ready = sides.ready
+        self.space = ready.spaces[-1]
+        self.memory = InMemory(ready.recipe, where)
+        # Of the result's config: a tied donor may become untied by its experts.
+        model = network_of(self.memory.plan.config, self.memory.names, pick_device(device))
+        self.network = Network(model)
+        self._plain = {name: self.memory.values(name) for name in self.memory.names}
+        self.fitness = self.scores(test=False)
+
+    def scores(self, *, test: bool) -> Scores:
+        """The items of the fitness, or of the test, before the network as it is at the time."""
+        ready, section = self.sides.ready, self.sides.ready.section
+        donor = self.memory.plan.models[self.memory.plan.donor].folder
+        # Its weights change between calls, so no answer of it is kept: it needs no identity.
+        backend = NetworkBackend(
+            self.network.model, donor, identity="", batch_size=section.fitness.batch_size
+        )
+        exams = self.sides.test if test else self.sides.fitness
+        if exams:
+            return BenchmarkFitness(
+                exams, backend, section.fitness.benchmarks, self.where,
+                max_new_tokens=section.fitness.max_new_tokens,
+            )  # fmt: skip
+        rows = ready.test_rows if test else ready.fitness_rows
+        measure = "likelihood" if section.fitness.measure == "likelihood" else "exact"
+        return RowFitness(
+            self.network.model, backend.prompts.tokenizer, rows, section.fitness.domains, measure
+        )
+
+    def become(self, genome: list[float]) -> float:
+        """Merge a candidate into the network; the share of its parameters that the merge changed
+        from the base (0 unless `size` is an objective)."""
+        memory, space = self.memory, self.space
+        merged = memory.merge(
+            lambda name: space.parameters(genome, name, self._plain[name], memory.experts)
+        )
+        self.network.take(merged)
+        wanted = "size" in self.sides.ready.section.objectives
+        return memory.changed(merged) if wanted else 0.0
+
+    def __call__(self, genome: list[float], items: list[int]) -> list[list[float]]:
+        """[objective][item], more is better. Raises UserError for a candidate that cannot be."""
+        changed = self.become(genome)
+        scores, lengths = self.fitness(items)
+        columns = {"score": scores, "length": lengths, "size": [-changed] * len(items)}
+        return [columns[name] for name in self.sides.ready.section.objectives]
+
+
+def build(data: dict[str, Any], where: str, device: str) -> Callable[..., list[list[float]]]:
+    """What a worker measures with: everything loaded from the recipe's files."""
+    return Candidates(prepare_sides(data, where), where, device)

@@ -1,0 +1,107 @@
+"""Benchmarks as the fitness of a search: their fitness splits only, scored item by item."""
+
+from dataclasses import replace
+
+from smelt.core import registry
+from smelt.core.errors import UserError
+from smelt.evals.benchmark import Benchmark
+from smelt.evals.exam import Exam, Sheet, read_exam, write_sheet
+from smelt.evals.harness import Drawing, answer_sheet
+from smelt.evals.recipe import BenchmarkEntry
+from smelt.models.backend import Backend
+from smelt.search.recipe import Fitness
+
+
+def fitness_exams(fitness: Fitness, where: str, *, split: str = "fitness") -> list[Exam]:
+    """The exams of a fitness on their fitness splits, or (`split="test"`) on their test splits.
+
+    Raises UserError for a benchmark that has no split for a search, and for an item that also
+    stands in the test split where that is at hand: then the search would learn the test.
+    """
+    exams = []
+    for name in fitness.benchmarks:
+        benchmark: Benchmark = registry.load("benchmark", name)
+        if benchmark.fitness_split is None:
+            raise UserError(
+                f"{where}: benchmarks.{name}", "a benchmark with a test split only",
+                "one whose fitness split a search may use: "
+                + ", ".join(_searchable()), "smelt ls benchmark",
+            )  # fmt: skip
+        chosen = benchmark.fitness_split if split == "fitness" else benchmark.test_split
+        entry = BenchmarkEntry(
+            name=name, data=fitness.folder, split=chosen, form=fitness.form,
+            limit=fitness.limit if split == "fitness" else None,
+        )  # fmt: skip
+        exams.append(read_exam(entry, f"{where}: benchmarks.{name}"))
+    return exams
+
+
+def _searchable() -> list[str]:
+    known = registry.names("benchmark")
+    return [name for name in known if registry.load("benchmark", name).fitness_split is not None]
+
+
+def refuse_test_items(exam: Exam, test: Exam, where: str) -> None:
+    """Raise UserError when a question of the fitness split also stands in the test split."""
+    asked = {item.question for item in test.items}
+    for item in exam.items:
+        if item.question in asked:
+            raise UserError(
+                where, f"item {item.id} of {exam.path} also stands in {test.path}",
+                "rows that no test will ask",
+            )  # fmt: skip
+
+
+class BenchmarkFitness:
+    """Scores and lengths of a model's answers to the items of several exams, one after another.
+
+    names: the benchmark of each item; weights: its share of the whole.
+    """
+
+    def __init__(
+        self,
+        exams: list[Exam],
+        backend: Backend,
+        weights: dict[str, float],
+        where: str,
+        *,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        """Prompts are written once. Raises UserError when none fits the model's context."""
+        self.exams, self.backend = exams, backend
+        self.sheets = [
+            write_sheet(exam, backend, where, max_new_tokens=max_new_tokens) for exam in exams
+        ]
+        self.places = [(n, i) for n, exam in enumerate(exams) for i in range(len(exam.items))]
+        self.names = [exams[n].entry.name for n, _ in self.places]
+        whole = sum(weights.values())
+        self.weights = [
+            weights[exams[n].entry.name] / whole / len(exams[n].items) for n, _ in self.places
+        ]
+
+    def __call__(self, items: list[int]) -> tuple[list[float], list[float]]:
+        """The score of each of these items for the model as it is now, and minus its length."""
+        found: dict[int, tuple[float, float]] = {}
+        for number, (exam, sheet) in enumerate(zip(self.exams, self.sheets, strict=True)):
+            own = [item for item in items if self.places[item][0] == number]
+            if not own:
+                continue
+            inside = [self.places[item][1] for item in own]
+            part = replace(exam, items=[exam.items[i] for i in inside])
+            marks = answer_sheet(
+                part, _part(sheet, inside), self.backend, None,
+                drawing=Drawing(), unsafe_code=False, label="",
+            )  # fmt: skip
+            for item, mark in zip(own, marks, strict=True):
+                found[item] = (mark.score, -float(mark.num_tokens))
+        pairs = [found[item] for item in items]
+        return [score for score, _ in pairs], [length for _, length in pairs]
+
+
+def _part(sheet: Sheet, inside: list[int]) -> Sheet:
+    return replace(
+        sheet,
+        prompts=[sheet.prompts[i] for i in inside],
+        budgets=[sheet.budgets[i] for i in inside],
+        shots=[sheet.shots[i] for i in inside],
+    )

@@ -1,0 +1,1 @@
+"""Small verifiable problems, one file for each skill, that combined tasks are made of."""

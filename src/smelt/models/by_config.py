@@ -1,0 +1,137 @@
+"""What a model's config.json alone tells: its tensors, its size, what running it would cost."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from transformers import AutoConfig
+
+from smelt.checkpoint.reader import read_json
+from smelt.checkpoint.reference import parse_model_reference
+from smelt.core import registry
+from smelt.core.errors import UserError
+from smelt.models.load import BAD_MODEL, empty_model
+
+RECORDED = registry.ROOT / "recipes/unconstrained/configs.json"
+"""Configurations of the paper's models as we know them, for machines without a hub."""
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# An H100 SXM as its data sheet has it, and the share of it that batched inference reaches.
+FLOPS, BANDWIDTH, MEMORY = 989e12 * 0.4, 3.35e12 * 0.6, 80e9
+HUB_SECONDS, CONFIG_BYTES = 10.0, 1 << 20
+PROMPT_TOKENS, NEW_TOKENS, BATCH = 1000, 256, 64
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A model of which only the configuration is known. source: where that came from."""
+
+    folder: Path
+    config: dict[str, Any]
+    source: str
+
+
+def find_config(model: Any, where: str) -> Configured:
+    """The config.json of a local folder, of the hub, or as we have recorded it, in this order.
+
+    Raises UserError when it is nowhere.
+    """
+    path = parse_model_reference(model, where).path
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return Configured(folder, read_json(folder / "config.json"), "its config.json")
+    if (found := _hub_config(path)) is not None:
+        return Configured(Path(path), found, "config.json of the hub")
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+    if path not in recorded:
+        raise UserError(
+            where, f"no config.json of {path}, here or on the hub", "a folder or a hub name",
+            "check the name; offline only downloaded models and those of the paper are known",
+        )  # fmt: skip
+    return Configured(Path(path), recorded[path], "recorded with smelt, as no hub is reachable")
+
+
+@cache
+def _hub_answers() -> bool:
+    """Is the hub reached? Asked once, so that a machine without a net does not wait for each."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urlopen(constants.ENDPOINT, timeout=HUB_SECONDS):
+            return True
+    except HTTPError:  # it refuses this page, so it is there
+        return True
+    except OSError:
+        return False
+
+
+def _hub_config(name: str) -> dict[str, Any] | None:
+    """A model's config.json from the hub's cache or the hub; None when neither has it (for us: a
+    gated model needs a login)."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import build_hf_headers
+
+    try:
+        kept = try_to_load_from_cache(name, "config.json")
+        if isinstance(kept, str):
+            return read_json(Path(kept))
+        if not _hub_answers():
+            return None
+        request = Request(hf_hub_url(name, "config.json"), headers=build_hf_headers())
+        with urlopen(request, timeout=HUB_SECONDS) as answer:
+            found = json.loads(answer.read(CONFIG_BYTES))
+    except (HFValidationError, OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def shapes_of(config: dict[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a configuration stands for; no memory is used."""
+    try:
+        kind = type(AutoConfig.for_model(config.get("model_type", "")))
+    except BAD_MODEL as error:
+        found = f"model_type {config.get('model_type')!r}"
+        raise UserError(where, found, "a type that transformers knows") from error
+    network = empty_model(kind.from_dict(dict(config)), where)
+    tied = config.get("tie_word_embeddings", False)
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+
+
+def num_parameters(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Parameters of a model with these tensors."""
+    return sum(map(math.prod, shapes.values()))
+
+
+def bytes_each(config: dict[str, Any]) -> int:
+    """Bytes of a stored parameter."""
+    return DTYPE_BYTES.get(str(config.get("torch_dtype", config.get("dtype"))), 4)
+
+
+def num_cards(parameters: int) -> int:
+    """GPUs that hold a model in 16 bits, with a fifth to spare for its caches."""
+    return max(1, math.ceil(1.2 * 2 * parameters / MEMORY))
+
+
+def answering_hours(parameters: int, items: int, prompt_tokens: int, new_tokens: int) -> float:
+    """GPU-hours of an H100 to answer `items` prompts in 16 bits; see `ASSUMED`.
+
+    Prompts cost 2 operations per parameter and token; answers read all weights once a token and
+    batch.
+    """
+    prompts = items * prompt_tokens * 2 * parameters / FLOPS
+    answers = math.ceil(items / BATCH) * new_tokens * 2 * parameters / BANDWIDTH
+    return (prompts + answers) / 3600
+
+
+ASSUMED = f"an H100 in batches of {BATCH}, 40 % of its arithmetic and 60 % of its bandwidth reached"

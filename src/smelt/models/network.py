@@ -1,0 +1,104 @@
+"""A Hugging Face network as a generator backend; also one whose tensors a search overwrites."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from smelt.core import progress
+from smelt.core.errors import UserError
+from smelt.models.backend import Likelihood, Message, Query, Request, Written
+from smelt.models.decode import write
+from smelt.models.likelihood import likelihood
+from smelt.models.load import check_fits, context_length
+from smelt.models.prompts import Prompts
+from smelt.models.reader import Reader
+
+VERSION = 1
+"""Raised whenever the same weights may answer differently: kept answers are then asked again."""
+
+
+class NetworkBackend:
+    """A network with the tokenizer of a folder. The weights may be overwritten between calls: then
+    `identity` is the caller's to set, or answers must not be kept."""
+
+    def __init__(
+        self, model: PreTrainedModel, folder: Path | str, *, identity: str, batch_size: int = 256
+    ) -> None:
+        """folder: tokenizer and chat template. Raises UserError when they do not fit the model."""
+        self.model, self.identity, self.batch_size = model, identity, batch_size
+        self.prompts = Prompts(folder)
+        check_fits(model, self.prompts.tokenizer, str(folder))
+        self.context = context_length(model)
+        self._reader = Reader(model)
+        self._ends = frozenset({self.prompts.tokenizer.eos_id, *_end_tokens(model)})
+
+    def chat(self, messages: list[Message]) -> str | None:
+        """The prompt of a conversation by the folder's chat template; None: it has none."""
+        return self.prompts.chat(messages)
+
+    def num_tokens(self, texts: list[str]) -> list[int]:
+        """Tokens of each text as a prompt."""
+        return [len(ids) for ids in self.prompts.encode(texts)]
+
+    def write(
+        self, requests: list[Request], done: Callable[[list[int], list[Written]], None], label: str
+    ) -> None:
+        """Continue every prompt. Raises UserError when one does not fit the context."""
+        encoded = self.prompts.encode([request.prompt for request in requests])
+        for ids, request in zip(encoded, requests, strict=True):
+            self._require_room(len(ids) + request.max_new_tokens)
+
+        def run(moved: Callable[[int], None]) -> None:
+            def finished(indices: list[int], found: list[Written]) -> None:
+                done(indices, found)
+                moved(len(indices))
+
+            write(self._reader, self.prompts, self._ends, encoded, requests, finished,
+                  batch_size=self.batch_size)  # fmt: skip
+
+        _with_bar(label, len(requests), run)
+
+    def likelihood(
+        self, queries: list[Query], done: Callable[[list[int], list[Likelihood]], None], label: str
+    ) -> None:
+        """Score every continuation. Raises UserError when one does not fit the context."""
+        pairs = self.prompts.pairs([(query.prompt, query.continuation) for query in queries])
+        for prompt, end in pairs:
+            self._require_room(len(prompt) + len(end) - 1)
+
+        def run(moved: Callable[[int], None]) -> None:
+            def finished(indices: list[int], found: list[Likelihood]) -> None:
+                done(indices, found)
+                moved(len(indices))
+
+            likelihood(self._reader, pairs, finished, batch_size=self.batch_size)
+
+        _with_bar(label, len(queries), run)
+
+    def _require_room(self, tokens: int) -> None:
+        if tokens > self.context:
+            found = f"prompt and answer need {tokens} tokens"
+            raise UserError(self.prompts.folder, found, f"at most {self.context}",
+                            "fewer max_new_tokens or examples")  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing to do: memory is freed with the object."""
+
+
+def _with_bar(label: str, total: int, run: Callable[[Callable[[int], None]], None]) -> None:
+    """Run with a bar; without a label (a search asks thousands of times) nothing is shown."""
+    if not label:
+        run(lambda _: None)
+        return
+    with progress.Bar(label, total) as bar:
+        run(bar.move)
+
+
+def _end_tokens(model: PreTrainedModel) -> list[int]:
+    """The end tokens that the model's files name: one, several or none."""
+    named: list[object] = []
+    for config in (model.generation_config, model.config):
+        found = getattr(config, "eos_token_id", None)
+        named += found if isinstance(found, list) else [found]
+    return [number for number in named if isinstance(number, int)]

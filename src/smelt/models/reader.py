@@ -1,0 +1,145 @@
+"""A network that reads tokens step by step: its cache copied to rows, grown and cut down."""
+
+import inspect
+from copy import deepcopy
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from smelt.core.errors import UserError
+
+# Memory for keys and values. Fixed, never what happens to be free: batches decide the last bits.
+CACHE_BYTES = {"cpu": 1 << 30}
+ACCELERATOR_BYTES = 8 << 30
+
+
+class Reader:
+    """What is known of a network by its kind, and single steps through it.
+
+    plain: its cache holds keys and values of tokens only, and positions can be given, so that
+    padding and shared beginnings are possible; window: of sliding attention, in tokens.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Reads one token. Raises UserError when the network keeps no cache."""
+        self.model = model
+        self.device = model.device
+        taken = inspect.signature(model.forward).parameters
+        self._positions = "position_ids" in taken
+        self._last_only = "logits_to_keep" in taken
+        with torch.inference_mode():
+            probe = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+            out = cast(Any, model)(input_ids=probe, use_cache=True)
+        cache = out.get("past_key_values")
+        if cache is None or not isinstance(getattr(cache, "layers", None), list):
+            kind = type(model).__name__
+            raise UserError(kind, "keeps no keys and values of tokens", "another backend")
+        kinds = {type(layer) for layer in cache.layers}
+        self.plain = self._positions and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+        windows = [
+            int(layer.sliding_window)
+            for layer in cache.layers
+            if isinstance(layer, DynamicSlidingWindowLayer)
+        ]
+        self.window = min(windows, default=None)
+        self._token_bytes = sum(
+            tensor.nbytes
+            for layer in cache.layers
+            for tensor in vars(layer).values()
+            if isinstance(tensor, Tensor) and tensor.ndim > 1
+        )
+
+    def fits(self, rows: int, tokens: int) -> bool:
+        """Does the cache of so many rows of so many tokens stay within its share of memory?
+
+        Growing copies a layer, and a row that leaves copies all: hence twice.
+        """
+        most = CACHE_BYTES.get(self.device.type, ACCELERATOR_BYTES)
+        return 2 * rows * tokens * self._token_bytes <= most
+
+    def shares(self, width: int) -> bool:
+        """May rows of so many tokens share a beginning? Padding between it and the rest would lie
+        inside a window of attention, which counts places and not tokens."""
+        return self.plain and (self.window is None or width <= self.window)
+
+    def begin(self, ids: list[int]) -> Any:
+        """The cache after one row of tokens."""
+        tokens = torch.tensor([ids], device=self.device)
+        _, cache = self.step(tokens, None, None, torch.arange(len(ids), device=self.device)[None])
+        return cache
+
+    def step(
+        self,
+        ids: Int[Tensor, "rows time"],
+        cache: Any,
+        mask: Int[Tensor, "rows all_time"] | None,
+        positions: Int[Tensor, "rows time"],
+        *,
+        every: bool = False,
+    ) -> tuple[Float[Tensor, "rows kept vocab"], Any]:
+        """Read tokens after those of the cache (which it then holds too, in place).
+
+        mask: 1 where a place of cache or ids is a token; kept: 1, or every place that was read.
+        Returns logits in float32 and the cache.
+        """
+        more: dict[str, Any] = {"position_ids": positions} if self._positions else {}
+        if self._last_only and not every:
+            more["logits_to_keep"] = 1
+        if mask is not None:
+            more["attention_mask"] = mask
+        out = cast(Any, self.model)(input_ids=ids, past_key_values=cache, use_cache=True, **more)
+        logits = out.logits if every else out.logits[:, -1:]
+        return logits.float(), out.past_key_values
+
+
+def spread(cache: Any, rows: list[int], *, keep: bool = False) -> Any:
+    """A cache of these rows of a cache, in place unless `keep`; rows may repeat or be left out."""
+    cache = deepcopy(cache) if keep else cache
+    cache.reorder_cache(torch.tensor(rows))
+    return cache
+
+
+def left_padded(
+    rows: list[list[int]], device: torch.device
+) -> tuple[Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:
+    """Rows of tokens flush right, and 1 where a place is a token."""
+    width = max(map(len, rows))
+    ids = torch.zeros((len(rows), width), dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for line, row in enumerate(rows):
+        ids[line, width - len(row) :] = torch.tensor(row)
+        mask[line, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+class Shared:
+    """Batches of rows read up to their ends; the beginning that a batch shares is read once, and
+    not again when the next batch has the same."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._ids: list[int] = []
+        self._cache: Any = None
+
+    def read(
+        self, rows: list[list[int]], shared: int
+    ) -> tuple[Float[Tensor, "rows vocab"], Any, Int[Tensor, "rows time"]]:
+        """Logits (float32) after the last token of each row, the cache, and the mask of its places.
+
+        shared: first tokens that all rows have in common.
+        """
+        cache: Any = None
+        if shared:
+            head = rows[0][:shared]
+            if head != self._ids:
+                self._ids, self._cache = head, self.reader.begin(head)
+            cache = spread(self._cache, [0] * len(rows), keep=True)
+        ids, mask = left_padded([row[shared:] for row in rows], self.reader.device)
+        positions = (shared + mask.cumsum(1) - 1).clamp(min=0)
+        mask = torch.cat([mask.new_ones((len(rows), shared)), mask], dim=1)
+        logits, cache = self.reader.step(ids, cache, mask, positions)
+        return logits[:, -1], cache, mask

@@ -1,0 +1,1 @@
+"""A box for programs that nobody has read."""
