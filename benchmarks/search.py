@@ -156,7 +156,7 @@ class Timed:
     """Merging in memory at the size of the demo; counts CPU seconds of merging and of the rest."""
 
     def __init__(self, folder: Path) -> None:
-        from smelt.verbs._candidates import Candidates, prepare_sides
+        from smelt.evals.candidates import Candidates, prepare_sides
 
         domains = dict.fromkeys(("math", "logic", "code", "ml", "mc", "lc"), 1.0)
         fitness = {"data": str(folder / "data/fitness.jsonl"), "domains": domains, "limit": 120}
@@ -180,10 +180,12 @@ class Timed:
         return [values]
 
     def share(self) -> float:
-        """Of merging in all CPU time since the last call."""
-        found = self.merging / (self.merging + self.scoring)
+        """Of merging in all CPU time since the last call of `reset`."""
+        return self.merging / (self.merging + self.scoring)
+
+    def reset(self) -> None:
+        """Count from here on."""
         self.merging = self.scoring = 0.0
-        return found
 
 
 def demo(folder: Path, seeds: int, evaluations: int) -> tuple[list[str], list[str]]:
@@ -192,12 +194,12 @@ def demo(folder: Path, seeds: int, evaluations: int) -> tuple[list[str], list[st
     scores = timed.candidates.fitness
     size = timed.candidates.space.size
     timed([0.5] * size, list(range(len(scores.weights))))  # compiles kernels
-    timed.share()
     shares: dict[bool, list[float]] = {False: [], True: []}
     seconds: dict[bool, list[float]] = {False: [], True: []}
 
     def attempt(seed: int, count: int, racing: Racing | None) -> Searched:
         # 0.2 of 0 to 1.5: far from the optimum, as a first guess is.
+        timed.reset()
         found = search(
             timed, [0.2] * size, scores.weights, scores.names,
             seed=seed, evaluations=count, racing=racing,
@@ -205,7 +207,6 @@ def demo(folder: Path, seeds: int, evaluations: int) -> tuple[list[str], list[st
         if racing in (None, VARIANTS["racing"]):
             shares[racing is not None].append(timed.share())
             seconds[racing is not None].append(found.seconds / found.result.evaluations)
-        timed.share()
         return found
 
     table = [row(f"demo models, {size} values", compare(attempt, seeds, evaluations, evaluations))]

@@ -1,8 +1,11 @@
 """For every test: the shape and type annotations of smelt are enforced while it runs."""
 
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from jaxtyping import install_import_hook
 
 import smelt
@@ -25,3 +28,14 @@ install_import_hook(sorted(_modules - KERNELS), f"{tests.typecheck.__name__}.enf
 
 # A run started in the background ignores Ctrl-C, and its children would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Digests and answers are kept in a folder of this session, not in the user's."""
+    before = os.environ.get("SMELT_CACHE")
+    os.environ["SMELT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("SMELT_CACHE")
+    if before is not None:
+        os.environ["SMELT_CACHE"] = before

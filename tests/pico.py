@@ -31,6 +31,7 @@ def pico_llama(
     vocab: int = 320,
     tied: bool = True,
     kind: str = "byte_bpe",
+    context: int = 128,
 ) -> Path:
     """A random Llama with its tokenizer, as a checkpoint folder."""
     pico_tokenizer(folder, kind=kind, vocab=vocab)
@@ -43,7 +44,7 @@ def pico_llama(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=128,
+        max_position_embeddings=context,
         tie_word_embeddings=tied,
         initializer_range=0.2,
         bos_token_id=tokenizer.bos_id,

@@ -33,6 +33,23 @@ def test_lines_say_at_once_and_bars_rarely(
     assert capfd.readouterr().err == ""
 
 
+def test_a_note_stands_at_the_end_of_the_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.Bar("search", 10) as bar, progress.Bar("other", 10) as other:
+        bar.note("best 0.1")
+        bar.note("best 0.25, front [7]")
+        assert capfd.readouterr().err == ""
+        clock[0] = 20.0
+        bar.move(5)
+        assert capfd.readouterr().err == "search: 5/10, 20 s left, best 0.25, front [7]\n"
+        other.move(5)
+        assert capfd.readouterr().err == "other: 5/10, 20 s left\n"
+    progress.emit(("note", (1, 1), "late"))  # of the dead: ignored
+
+
 def test_track_gives_the_items_and_ends_its_bar() -> None:
     events: list[progress.Event] = []
     progress.report_to(events.append)
@@ -90,12 +107,14 @@ def test_bars_on_a_terminal_leave_it_clean(terminal: tuple[int, int]) -> None:
         with progress.Bar("inner [bold]", 2) as inner:
             inner.move()
             outer.move()
+            inner.note("best 0.5 [x]")
             sink.progress.refresh()
             progress.say("a line [not markup]")
     text = read_terminal(leader)
     assert "seed 0" in text
     assert "1/2" in text
     assert "ETA" in text
+    assert "best 0.5 [x]" in text
     assert "a line [not markup]" in text
     assert "\x1b[?25l" in text  # the cursor is hidden while bars are drawn
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")

@@ -81,7 +81,7 @@ DIFFERENCES = [
     ),
     Difference(
         "mbpp", "job", "a fenced block, words around the program",
-        "runs the text as it is", "runs the program of a fenced block, or from the first line of code",
+        "runs the text as it is", "runs the program of a fence, or from the first line of code",
         "a right program is right inside a fence too; the prompt does not forbid it",
         "```python\ndef f(x):\n    return x\n```", "",
         lambda text, gold, theirs, ours: _more(theirs, ours) and "```" in text,
@@ -222,8 +222,9 @@ def normal_prompt(benchmark: str, text: str) -> str:
     """A prompt of lm-eval's with its listed difference taken out."""
     if benchmark == "bbh":
         text = text.removesuffix("\n")
-        # In the paper's file this task goes on in the same line.
-        return text.replace("step by step.\nBam Adebayo", "step by step. Bam Adebayo")
+        if "relating to sports" in text:  # its examples go on in the same line in the paper's file
+            text = text.replace("step by step.\n", "step by step. ")
+        return text
     if benchmark == "mmlu":
         return re.sub(r"[ \t]+(?=\n[A-D]\. |\nAnswer:)", "", text)
     return text

@@ -59,7 +59,7 @@ INVENTED: dict[str, tuple[list[Row], list[Row]]] = {
         [],
     ),
     "bbh/date_understanding": (
-        [{"id": "own/d1", "question": "Today is 3 May. Which day is tomorrow?\nOptions:\n(A) 2 May\n"
+        [{"id": "own/d1", "question": "It is 3 May. Which day is tomorrow?\nOptions:\n(A) 2 May\n"
           "(B) 4 May", "answer": "(B)", "subject": "date_understanding"},
          {"id": "own/d2", "question": "It is noon. In 6 hours?\nOptions:\n(A) six\n(B) Quarter to",
           "answer": "(A)", "subject": "date_understanding"}],

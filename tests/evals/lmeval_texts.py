@@ -64,7 +64,8 @@ def reasoned(gold: str, choices: list[str], rng: random.Random) -> str:
     value = gold if rng.random() < 0.6 else wrong
     value = rng.choice([value, value, value, value, value.lower(), value.upper(), f"{value} ",
                         value.strip("()"), f"**{value}**", f'"{value}"', f" {value}",
-                        f"\\boxed{{{value}}}", f"{value}\n", f"{value} (see above)", ""])  # fmt: skip
+                        f"\\boxed{{{value}}}", f"{value}\n", f"{value} (see above)",
+                        ""])  # fmt: skip
     steps = " ".join(rng.choices(WORDS, k=rng.randint(0, 5)))
     return rng.choice([
         f"{steps}. So the answer is {value}.",
@@ -176,7 +177,8 @@ def programmed(solution: str, rng: random.Random) -> str:
     code = solution.replace("\r\n", "\n")
     code = code if rng.random() < 0.6 else mutated(code, rng)
     return rng.choice([
-        code, code + "\n[DONE]", code + "\n[DONE]\nmore words", f"{code}\n[DONE]\n[BEGIN]\nx\n[DONE]",
+        code, code + "\n[DONE]", code + "\n[DONE]\nmore words",
+        f"{code}\n[DONE]\n[BEGIN]\nx\n[DONE]",
         f"\n{code}\n", f"```python\n{code}\n```", f"```\n{code}\n```\n[DONE]",
         f"Here you are:\n```python\n{code}\n```", f"[BEGIN]\n{code}\n[DONE]",
         code + "\nprint('done')\n[DONE]", code + "\nassert True\n", code + "\nassert False\n",

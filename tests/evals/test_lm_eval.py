@@ -231,7 +231,7 @@ def test_a_group_without_one_is_a_row_for_each_task(
     assert list(run(home, backend, "loose", tmp_path)) == ["lm_eval:sums", "lm_eval:options"]
     kept = run(home, backend, "loose", tmp_path, only=["options"])
     assert list(kept) == ["lm_eval:options"]
-    with pytest.raises(UserError, match="no task 'option'.*'options'"):
+    with pytest.raises(UserError, match=r"no task 'option'.*'options'"):
         run(home, backend, "loose", tmp_path, only=["option"])
 
 

@@ -219,3 +219,20 @@ def test_overwritten_weights_answer_anew(folder: Path) -> None:
     fresh.write(requests, lambda i, a: again.update(zip(i, a, strict=True)), "")
     assert changed == [again[index].text for index in range(len(requests))]
     assert changed != first
+
+
+def test_the_example_of_the_docs() -> None:
+    """docs/add-a-backend.md keeps the promises that all backends make."""
+    from tests.contracts import test_backend as contract
+    from tests.pages import ROOT, fences
+
+    inside: dict[str, Any] = {"__name__": "docs_parrot"}
+    exec(fences(ROOT / "docs" / "add-a-backend.md", "python")[0], inside)
+    backend = inside["parrot"]("m", shout=True)
+    contract.test_is_a_backend(backend)
+    contract.test_writes_within_budget_and_the_same_again(backend)
+    found: list[Written] = []
+    backend.write([Request("one two three", 2)], lambda _, a: found.extend(a), "")
+    assert found == [Written("TWO THREE", 2, True)]
+    with pytest.raises(UserError, match="knows no likelihoods"):
+        scores(backend, [Query("a", "b")])

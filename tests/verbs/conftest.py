@@ -11,4 +11,5 @@ def home(originals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A working folder with the files of the module's `originals`, which a test may damage."""
     shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SMELT_CACHE", str(tmp_path / ".cache"))  # answers of no other test
     return tmp_path

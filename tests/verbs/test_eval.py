@@ -86,12 +86,12 @@ CHAINS = {"name": "chains", "data": "test.jsonl"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"benchmarks": [], "text": {}}, "nothing to measure"),
     ({"models": {}}, "r: models"),
-    ({"models": {"a/b": "a"}}, "models.a/b: no plain name"),
-    ({"models": {"x": "nowhere"}}, "nowhere: no such folder"),
+    ({"models": {"a/b": "a"}, "roles": {}}, "models.a/b: no plain name"),
+    ({"models": {"x": "nowhere"}, "roles": {}}, "nowhere: no such folder"),
     ({"benchmarks": [{**CHAINS, "name": "chain"}]}, "benchmark 'chain': no such plug-in"),
     ({"benchmarks": [{**CHAINS, "data": "no.jsonl"}]}, r"benchmarks\[0\]: no such file: no.jsonl"),
     ({"benchmarks": [CHAINS, CHAINS]}, r"benchmarks\[1\]: 'logic' stands twice"),
-    ({"benchmarks": [{**CHAINS, "only": ["x"]}]}, "no items of x"),
+    ({"benchmarks": [{**CHAINS, "only": ["x"]}]}, "only: 'x', not in test.jsonl"),
     ({"groups": {"g": ["x"]}}, "groups.g: unknown row 'x'"),
     ({"roles": {"x": "base"}}, "roles.x: no such model"),
     ({"roles": {"first": "king"}}, "roles.first: found 'king'"),
@@ -119,7 +119,7 @@ def test_a_model_that_cannot_be_asked_is_found_before_any_is_scored(home: Path) 
     path = home / "b/config.json"
     config = json.loads(path.read_text())
     for changes, message in (
-        ({"max_position_embeddings": 46}, r"models.second, benchmarks\[0\]: .* at most 46"),
+        ({"max_position_embeddings": 46}, r"models.second, benchmarks\[0\]: no question of chains fits .* more than 46"),
         ({"vocab_size": 100}, r"models.second: tokenizer .* the model 100 rows"),
     ):
         path.write_text(json.dumps(config | changes))

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from collections import Counter, OrderedDict, deque, namedtuple
 from decimal import Decimal
 from fractions import Fraction
@@ -14,6 +15,8 @@ from smelt.verify import code
 from smelt.verify.sandbox import answer
 from smelt.verify.sandbox.inside import seccomp, wire
 from smelt.verify.sandbox.job import Job
+from smelt.verify.sandbox.pool import REASONS
+from tests.pages import ROOT
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -239,3 +242,16 @@ def test_the_filter_jumps_where_it_should() -> None:
         assert verdict(machine, architecture, 0x40000001) == refuse
         assert verdict(machine, 0x40000003, numbers["read"]) == refuse
     assert seccomp.filter_program("riscv64") == b""
+
+
+def test_the_example_of_the_docs() -> None:
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    lines = [line for line in block.splitlines() if line.startswith("code.")]
+    found = [eval(line.partition("  # ")[0], {"code": code}) for line in lines]
+    assert found[0] in ("bubblewrap", "namespaces")
+    assert found[1:] == [(True, "right"), [(True, "right")]]
+    for line, value in zip(lines[1:], found[1:], strict=True):
+        assert line.partition("  # ")[2] == repr(value).replace("'", '"')
+    for reason in REASONS:
+        assert f"`{reason}`" in page

@@ -58,7 +58,7 @@ def read_exam(entry: BenchmarkEntry, where: str) -> Exam:
     items = read_items(benchmark, path, entry.limit, entry.only, where)
     most = max(entry.shots if entry.shots is not None else form.shots
                for form in benchmark.forms.values())  # fmt: skip
-    pool = read_shots(entry.name, benchmark, path, where) if most else []
+    pool = read_shots(entry.name, benchmark, path, where, most=most + 1) if most else []
     return Exam(entry, benchmark, path, items, pool)
 
 
@@ -111,7 +111,11 @@ def write_sheet(
     wanted = exam.entry.shots if exam.entry.shots is not None else form.shots
     chat = name == "chat"
     if wanted and not exam.pool:
-        raise UserError(where, f"{exam.entry.name} has no solved examples", "shots: 0")
+        name = exam.entry.name
+        raise UserError(
+            where, f"no solved examples of {name} ({exam.benchmark.shots_split}) beside its data",
+            "them, or shots: 0", f"smelt fetch {name}",
+        )  # fmt: skip
     budget = max_new_tokens or form.max_new_tokens
     if form.follow_gold and max_new_tokens is None:
         longest = max(backend.num_tokens([item.gold for item in exam.items]))
@@ -124,19 +128,17 @@ def write_sheet(
     budgets, shots = [budget] * len(exam.items), [0] * len(exam.items)
     left = list(range(len(exam.items)))
     for count in range(wanted, -1, -1):
-        texts = []
-        for index in left:
-            item = exam.items[index]
-            text = text_of(form, item, examples(exam.pool, item, count))
-            texts.append(
-                (backend.chat([{"role": "user", "content": text}]) or "") if chat else text
-            )
+        shown = [examples(exam.pool, exam.items[index], count) for index in left]
+        texts = [text_of(form, exam.items[i], own) for i, own in zip(left, shown, strict=True)]
+        if chat:
+            texts = [backend.chat([{"role": "user", "content": one}]) or "" for one in texts]
         rest = []
-        for index, text, size in zip(left, texts, backend.num_tokens(texts), strict=True):
+        sizes = backend.num_tokens(texts)
+        for index, text, own, size in zip(left, texts, shown, sizes, strict=True):
             if size + least > backend.context:
                 rest.append(index)
                 continue
-            prompts[index], shots[index] = text, count
+            prompts[index], shots[index] = text, len(own)
             budgets[index] = min(budget, backend.context - size)
         left = rest
         if not left:

@@ -64,7 +64,7 @@ def input_of(entry: ModelEntry) -> Path | None:
     if entry.backend not in LOCAL:
         return None
     path = Path(entry.model)
-    return path if entry.backend == "llama_cpp" else local_path(entry.model)
+    return path if entry.backend == "llama_cpp" else Path(local_path(entry.model))
 
 
 def open_backend(entry: ModelEntry, *, device: str, batch_size: int) -> Backend:

@@ -10,7 +10,7 @@ from torch import Tensor
 from smelt.models.backend import Request, Written
 from smelt.models.prefix import Row, batches
 from smelt.models.prompts import Prompts
-from smelt.models.reader import Reader, Shared, spread
+from smelt.models.reader import Reader, Shared, roomy, spread
 from smelt.models.sample import draw, generator
 from smelt.models.stops import Stops
 
@@ -78,6 +78,7 @@ def _write_batch(
         return [found[answer.place] for answer in answers]
     reader = memory.reader
     logits, cache, mask = memory.read([rows[answer.place] for answer in left], shared)
+    cache = roomy(cache)
     positions = torch.tensor([[len(rows[a.place])] for a in left], device=reader.device)
     while True:
         tokens = _choose(logits, left)

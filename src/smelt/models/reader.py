@@ -15,6 +15,8 @@ from smelt.core.errors import UserError
 # Memory for keys and values. Fixed, never what happens to be free: batches decide the last bits.
 CACHE_BYTES = {"cpu": 1 << 30}
 ACCELERATOR_BYTES = 8 << 30
+# Tokens for which a growing cache makes room at once.
+ROOM = 128
 
 
 class Reader:
@@ -100,6 +102,60 @@ def spread(cache: Any, rows: list[int], *, keep: bool = False) -> Any:
     """A cache of these rows of a cache, in place unless `keep`; rows may repeat or be left out."""
     cache = deepcopy(cache) if keep else cache
     cache.reorder_cache(torch.tensor(rows))
+    return cache
+
+
+class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Keys and values with room for tokens to come: the library's own layer copies everything at
+    every token."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        assert layer.keys is not None
+        assert layer.values is not None
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self._size = layer.keys.shape[-2]
+        self._both = [_longer(layer.keys, ROOM), _longer(layer.values, ROOM)]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (part[..., : self._size, :] for part in self._both)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add tokens; returns all keys and values."""
+        stop = self._size + key_states.shape[-2]
+        if stop > self._both[0].shape[-2]:
+            self._both = [_longer(part, stop - self._size + ROOM) for part in self._both]
+        for part, states in zip(self._both, (key_states, value_states), strict=True):
+            part[..., self._size : stop, :] = states
+        self._size = stop
+        self._show()
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep these rows."""
+        self._both = [part.index_select(0, beam_idx.to(part.device)) for part in self._both]
+        self._show()
+
+
+def _longer(tensor: Tensor, more: int) -> Tensor:
+    """A copy with room for more tokens at the end."""
+    *front, size, width = tensor.shape
+    grown = tensor.new_empty((*front, size + more, width))
+    grown[..., :size, :] = tensor
+    return grown
+
+
+def roomy(cache: Any) -> Any:
+    """The cache, in place, ready to grow token by token."""
+    cache.layers = [
+        _Roomy(layer) if type(layer) is DynamicLayer and layer.get_seq_length() else layer
+        for layer in cache.layers
+    ]
     return cache
 
 

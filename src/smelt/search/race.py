@@ -32,7 +32,7 @@ def race(
 
     Who comes through is measured on all items as soon as that may make it the best so far, seen
     against the best on the items they share; the start of the search always is. Whoever dropped
-    out is told with an estimate, below everyone who went further.
+    out is told with an estimate, below everyone who went further and below the best so far.
     """
     weights = items.weights
     order = items.order(candidates[0].generation, select=racing.select)
@@ -73,7 +73,8 @@ def race(
         if len(one.seen) == len(weights):
             reached[one.number] = math.inf
     items.learn(candidates)
-    return _ranked(candidates, items, reached)
+    ceiling = math.inf if champion is None else champion.mean(weights)
+    return _ranked(candidates, items, reached, ceiling)
 
 
 def _unseen(one: Candidate, items: list[int]) -> list[int]:
@@ -95,14 +96,17 @@ def _gain(one: Candidate, champion: Candidate | None, weights: list[float]) -> f
     return math.fsum(weights[i] * (v[0] - champion.seen[i][0]) for i, v in one.seen.items())
 
 
-def _ranked(candidates: list[Candidate], items: Items, reached: dict[int, float]) -> list[float]:
-    """Means and estimates, in which no estimate stands above one who got further.
+def _ranked(
+    candidates: list[Candidate], items: Items, reached: dict[int, float], ceiling: float
+) -> list[float]:
+    """Means and estimates, in which no estimate stands above one who got further, nor above the
+    best that was measured (ceiling).
 
     The estimates of a whole round are moved down together, so that their order stays.
     """
     found = {one.number: items.estimate(one) if one.error is None else WORST for one in candidates}
     alive = [one for one in candidates if one.error is None]
-    ground = math.inf
+    ground = ceiling
     for depth in sorted({reached[one.number] for one in alive}, reverse=True):
         group = [one for one in alive if reached[one.number] == depth]
         guessed = [one.number for one in group if len(one.seen) < len(items.weights)]

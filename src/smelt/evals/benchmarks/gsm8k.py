@@ -54,7 +54,7 @@ gsm8k = Benchmark(
             shots=5,
             example=lambda item: f"{_ask(item)} {item.gold}",
             max_new_tokens=256,
-            stop=("Question:",),
+            stop=("Question:", "</s>", "<|im_end|>"),
         ),
     },
     hub=Hub("openai/gsm8k", {"train": "train", "test": "test"}, _convert, ("main",)),

@@ -1,0 +1,179 @@
+"""`smelt eval` on several benchmarks at once: forms, samples, pairs, the cache, kills, programs."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smelt.core import digest
+from smelt.core.errors import UserError
+from smelt.models.network import NetworkBackend
+from smelt.verbs.eval import check, execute
+from tests.pico import pico_llama
+
+SUMS = [{"id": str(n), "question": f"Ann has {n} nuts and finds 4. How many?", "answer": str(n + 4),
+         "solution": f"{n}+4={n + 4}"} for n in range(6)]  # fmt: skip
+ARC = [{"id": str(n), "question": f"What is {n}?", "choices": ["a dog", "a cat", "a number"],
+        "answer": "C", "answer_index": 2} for n in range(4)]  # fmt: skip
+CODE = [{"id": "HumanEval/0", "question": 'def inc(n: int) -> int:\n    """n plus one"""\n',
+         "entry_point": "inc", "solution": "    return n + 1\n", "answer": "    return n + 1\n",
+         "tests": "def check(candidate):\n    assert candidate(1) == 2\n"}]  # fmt: skip
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("eval")
+    for seed, name in enumerate("ab"):
+        pico_llama(home / name, seed=seed, context=1024)
+    write(home / "data/gsm8k/test.jsonl.gz", SUMS[:4])
+    write(home / "data/gsm8k/train.jsonl.gz", SUMS[4:])
+    write(home / "data/arc_challenge/test.jsonl.gz", ARC)
+    write(home / "data/arc_challenge/train.jsonl.gz", [{**ARC[0], "question": "What is 9?"}])
+    write(home / "data/humaneval/test.jsonl.gz", CODE)
+    return home
+
+
+def recipe(*benchmarks: str, **changes: Any) -> dict[str, Any]:
+    entries = [{"name": name, "data": "data"} for name in benchmarks]
+    return {"models": {"one": "a", "two": "b"}, "benchmarks": entries, "max_new_tokens": 12,
+            **changes}  # fmt: skip
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return found
+
+
+def test_benchmarks_of_three_kinds_in_one_run(home: Path) -> None:
+    data = recipe("gsm8k", "arc_challenge", "humaneval", compare=[["one", "two"]])
+    execute(data, home / "out", where="r")
+    facts = record(home / "out")
+    for cells in facts["scores"].values():
+        assert {name: cell["total"] for name, cell in cells.items()} == {
+            "gsm8k": 4, "arc_challenge": 4, "humaneval": 1,
+        }  # fmt: skip
+        assert cells["gsm8k"]["form"] == "base"
+        assert cells["gsm8k"]["shots"] == 2  # all that there are
+        assert cells["gsm8k"]["rules"].keys() >= {"strict-match", "flexible-extract"}
+        assert cells["arc_challenge"]["rules"]
+        assert cells["humaneval"]["isolation"]
+        assert sum(cells["gsm8k"]["reasons"].values()) == 4
+    compared = {row["benchmark"] for row in facts["comparisons"]}
+    assert compared == {"gsm8k", "arc_challenge", "humaneval"}
+    assert str(home) not in (home / "out/run.json").read_text()
+
+
+def test_answers_are_kept_by_content(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_, asked = NetworkBackend.write, 0
+
+    def counted(self: Any, requests: Any, done: Any, label: str) -> None:
+        nonlocal asked
+        asked += len(requests)
+        write_(self, requests, done, label)
+
+    monkeypatch.setattr(NetworkBackend, "write", counted)
+    execute(recipe("gsm8k"), home / "first", where="r")
+    assert asked == 8
+    execute(recipe("gsm8k"), home / "second", where="r")
+    assert asked == 8
+    assert digest.files(home / "first") == digest.files(home / "second")
+    execute(recipe("gsm8k", cache=False), home / "third", where="r")
+    assert asked == 16
+    assert not list(home.glob("third*/answers*"))
+    execute(recipe("gsm8k", max_new_tokens=5), home / "fourth", where="r")
+    assert asked == 24
+
+
+def test_a_killed_run_asks_only_for_what_it_lacks(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(recipe("gsm8k", batch_size=2, cache=False), home / "whole", where="r")
+    write_, batches = NetworkBackend.write, 0
+
+    def dying(self: Any, requests: Any, done: Any, label: str) -> None:
+        def one(indices: list[int], texts: Any) -> None:
+            nonlocal batches
+            batches += 1
+            done(indices, texts)
+            if batches == 3:
+                raise KeyboardInterrupt
+
+        write_(self, requests, one, label)
+
+    monkeypatch.setattr(NetworkBackend, "write", dying)
+    again = recipe("gsm8k", batch_size=2, cache=False)
+    with pytest.raises(KeyboardInterrupt):
+        execute(again, home / "cut", where="r")
+    assert not (home / "cut").exists()
+    execute(again, home / "cut", where="r")
+    assert batches == 4  # two models, two batches each; none was asked twice
+    assert digest.files(home / "whole") == digest.files(home / "cut")
+
+
+def test_samples_and_pass_at(home: Path) -> None:
+    data = recipe("gsm8k", samples=3, pass_at=[1, 3], temperature=1.0)
+    execute(data, home / "out", where="r", seed=1)
+    cell = record(home / "out")["scores"]["one"]["gsm8k"]
+    assert set(cell["pass_at"]) == {"1", "3"}
+    rows = [json.loads(line) for line in
+            (home / "out/samples/one/gsm8k.jsonl").read_text().splitlines()]  # fmt: skip
+    assert [row["sample"] for row in rows] == [0, 1, 2] * 4
+    assert len({row["answer"] for row in rows}) > 4
+    execute(data, home / "other", where="r", seed=2)
+    assert (home / "other/samples/one/gsm8k.jsonl").read_bytes() != (
+        home / "out/samples/one/gsm8k.jsonl"
+    ).read_bytes()
+
+
+def test_combined_skills_are_compared_with_the_best_expert(home: Path) -> None:
+    rows = json.loads(json.dumps(SUMS[:4]))
+    for name in ("math", "logic", "ml"):
+        write(home / f"data/{name}.jsonl.gz", [
+            {"text": f"{n}+1={n + 1}.", "prompt": f"{n}+1=", "id": f"{name}{n}", "domain": name,
+             "source": "s", "meta": {"answer": str(n + 1), "verifier": "expression"}}
+            for n in range(len(rows))
+        ])  # fmt: skip
+    data = recipe(combined={"ml": ["math", "logic"]}, roles={"one": "expert", "two": "merge"})
+    data["benchmarks"] = [{"name": "chains", "data": f"data/{name}.jsonl.gz"}
+                          for name in ("math", "logic", "ml")]  # fmt: skip
+    execute(data, home / "out", where="r")
+    (row,) = record(home / "out")["combined"]
+    assert (row["model"], row["pair"], row["best_expert"]) == ("two", "ml", "one")
+    assert row["low"] <= row["gain"] <= row["high"]
+
+
+BAD = [
+    ({"samples": 2}, "samples: 2 samples, which at temperature 0 are all the same"),
+    ({"samples": 2, "temperature": 1.0, "pass_at": [3]}, "pass_at: found 3. Expected at most 2"),
+    ({"compare": [["one", "x"]]}, "compare: no such model 'x'"),
+    ({"combined": {"x": ["gsm8k", "gsm8k"]}}, "combined.x: unknown row 'x'"),
+    ({"benchmarks": [{"name": "gsm8k", "data": "data", "form": "chat"}]}, "form: base"),
+    ({"benchmarks": [{"name": "gsm8k", "data": "data", "form": "rap"}]}, "form: found 'rap'"),
+    ({"benchmarks": [{"name": "gsm8k", "data": "nowhere"}]}, "smelt fetch gsm8k --out nowhere"),
+    ({"benchmarks": [{"name": "bbh"}]}, "smelt fetch bbh"),
+    ({"benchmarks": [{"name": "gsm8k", "data": "data", "options": {"x": 1}}]}, "options of gsm8k"),
+    ({"models": {"x": {"model": "a", "backend": "vlm"}}}, "backend 'vlm': no such plug-in"),
+    ({"models": {"x": {"model": "a", "options": {"dtyp": 1}}}}, "models.x.options.dtyp"),
+    ({"models": {"x": "no.gguf"}}, "no such file: no.gguf"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_bad_recipes(home: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        execute(recipe("gsm8k", **changes), home / "out", where="r")
+    assert not (home / "out").exists()
+
+
+def test_check_tells_what_would_be_asked(home: Path) -> None:
+    assert check(recipe("gsm8k", "arc_challenge"), where="r") == [
+        "gsm8k: gsm8k, 4 items", "arc_challenge: arc_challenge, 4 items", "2 models",
+    ]  # fmt: skip
