@@ -13,8 +13,12 @@ from smelt.verbs.check import verb_of_recipe
 def test_a_shipped_recipe_passes_its_verbs_check(name: str) -> None:
     data, where = read_recipe(name, None)
     verb = verb_of_recipe(data, where)
-    # Recipes with inputs of their own cannot be shipped, so the whole check can run.
-    lines = importlib.import_module(f"smelt.verbs.{verb}").check(data, where=where)
+    if "/" in name:  # models of the hub: tests/search/test_unconstrained.py runs stand-ins
+        folder = {"search": "search", "eval": "evals"}[verb]
+        module = importlib.import_module(f"smelt.{folder}.by_config")
+        lines = module.describe_by_config(data, where)
+    else:  # recipes with inputs of their own cannot be shipped, so the whole check can run
+        lines = importlib.import_module(f"smelt.verbs.{verb}").check(data, where=where)
     assert lines
     assert all(line and "\n" not in line for line in lines)
 

@@ -101,15 +101,6 @@ DIFFERENCES = [
         lambda text, gold, theirs, ours: _more(theirs, ours) and bool(gold),
     ),
     Difference(
-        "mbpp", "job", "a program that ends the process, or checks itself",
-        "fails with an exit or a failed assertion after the functions",
-        "tests what the program defines",
-        "tests call the functions from another process",
-        "def f(x):\n    return x\nassert False", "",
-        lambda text, gold, theirs, ours: _more(theirs, ours)
-        and re.search(r"assert False|_exit|sys\.exit|raise", text) is not None,
-    ),
-    Difference(
         "gsm8k", "number", "a number written otherwise",
         "compares texts: 18.00, 018, 18/1, 18... are not 18",
         "compares values", "the value is the answer", " The answer is 18.00", "18",
@@ -117,11 +108,10 @@ DIFFERENCES = [
         and (_number(_last(text)) == _number(gold) or f"{gold}/1" in text),
     ),
     Difference(
-        "gsm8k", "number", "a last number that is none",
-        "takes `.`, `,` or `$` alone, or `...` after the number, as the last number",
-        "takes the last number", "marks are no numbers", "18 of them ...", "18",
-        lambda text, gold, theirs, ours: _more(theirs, ours)
-        and re.fullmatch(r"[$.,]+", _last(text)) is not None,
+        "gsm8k", "number", "a Unicode minus",
+        "does not see U+2212: \u221218 is 18", "reads it as a minus", "it is a minus",
+        " The answer is \u221218", "18",
+        lambda text, gold, theirs, ours: any(mark in text for mark in "\u2212\u2013"),
     ),
     Difference(
         "gsm8k", "number", "a box before other numbers",
@@ -131,16 +121,10 @@ DIFFERENCES = [
         lambda text, gold, theirs, ours: "\\boxed" in text,
     ),
     Difference(
-        "gsm8k", "number", "a Unicode minus",
-        "does not see U+2212: \u221218 is 18", "reads it as a minus", "it is a minus",
-        " The answer is \u221218", "18",
-        lambda text, gold, theirs, ours: any(mark in text for mark in "\u2212\u2013"),
-    ),
-    Difference(
-        "gsm8k", "number", "a minus apart from its number, a unit, a power",
-        "takes the digits", "reads `18e3`, `18 thousand` and `- 18` as it can", "the value differs",
-        " The answer is 18e3", "18",
-        lambda text, gold, theirs, ours: re.search(r"\de\d|- \d", text) is not None,
+        "gsm8k", "number", "a power of ten",
+        "takes the last digits: 3e3 is 3", "reads 3e3 as 3000", "it is 3000",
+        "#### 3e3", "3",
+        lambda text, gold, theirs, ours: re.search(r"\de\d", text) is not None,
     ),
     Difference(
         "bbh", "phrase", "the first and a later statement",
@@ -204,6 +188,12 @@ DIFFERENCES = [
         "A: Let's think step by step.",
     ),
     Difference(
+        "mbpp", "prompt", "line ends in the solved examples",
+        "`\\r\\n` inside the programs, as on the hub", "`\\n`",
+        "an accident of the data; the other line ends of the prompt are `\\n`",
+        "def f(x):\n  return x\n[DONE]",
+    ),
+    Difference(
         "mmlu", "prompt", "blanks at the end of an option",
         "keeps them", "leaves them out", "they are accidents of the data (professional_law)",
         "B. The contract clause. ",
@@ -225,6 +215,8 @@ def normal_prompt(benchmark: str, text: str) -> str:
         if "relating to sports" in text:  # its examples go on in the same line in the paper's file
             text = text.replace("step by step.\n", "step by step. ")
         return text
+    if benchmark == "mbpp":
+        return text.replace("\r\n", "\n")
     if benchmark == "mmlu":
         return re.sub(r"[ \t]+(?=\n[A-D]\. |\nAnswer:)", "", text)
     return text

@@ -50,7 +50,7 @@ def word_problem(gold: str, solution: str, rng: random.Random) -> str:
         f"{value}</s> {other}",
         f" {steps}\n#### {value}<|im_end|>\n{other}",
         f" {steps} Therefore $x = {value}$",
-        f" {steps} \\boxed{{{value}}}",
+        f" {steps} \\boxed{{{value}}}. I checked it in {other} ways.",
         f" Answer: {value}\n\n{rng.choice(WORDS)}",
         f" {steps}",
         f" {solution[: rng.randint(0, len(solution))]}",

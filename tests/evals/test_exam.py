@@ -23,14 +23,14 @@ def test_a_model_with_a_template_is_asked_in_chat() -> None:
     assert (sheet.form_name, sheet.prompts) == ("chat", ["<user>0+0<assistant>"])
     plain = write_sheet(exam(sums(1), POOL, form="base"), FakeBackend(template=True), "w")
     assert plain.form_name == "base"
-    with pytest.raises(UserError, match="a model without a chat template. Expected form: base"):
+    with pytest.raises(UserError, match=r"a model without a chat template. Expected form: base"):
         form_of(exam(sums(1), form="chat"), False, "w")
 
 
 def test_shots_of_the_recipe_win_and_need_a_pool() -> None:
     assert write_sheet(exam(sums(1), POOL, shots=1), FakeBackend(), "w").shots == [1]
     assert write_sheet(exam(sums(1), shots=0), FakeBackend(), "w").prompts == ["Sums.\nQ: 0+0 A:"]
-    with pytest.raises(UserError, match=r"no solved examples of sums \(train\) .* smelt fetch sums"):
+    with pytest.raises(UserError, match=r"no solved examples of sums .* smelt fetch sums"):
         write_sheet(exam(sums(1)), FakeBackend(), "w")
 
 

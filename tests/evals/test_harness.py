@@ -4,19 +4,24 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from smelt.evals.benchmark import Form, Item
 from smelt.evals.cells import cells_of, scores_of
-from smelt.evals.exam import write_sheet
+from smelt.evals.exam import Exam, Sheet, write_sheet
 from smelt.evals.harness import Drawing, Mark, answer_sheet, majority, write_samples
 from smelt.models.backend import Query, Request
 from smelt.verify.sandbox.job import Job
 from tests.evals.fakes import SUMS, FakeBackend, exam, sums
 
+GREEDY = Drawing()
 
-def marks_of(backend: FakeBackend, made, drawing=Drawing(), **sheet):  # type: ignore[no-untyped-def]
+
+def marks_of(
+    backend: FakeBackend, made: Exam, drawing: Drawing = GREEDY, **sheet: Any
+) -> tuple[Sheet, list[Mark]]:
     paper = write_sheet(made, backend, "w", **sheet)
     return paper, answer_sheet(made, paper, backend, None, drawing=drawing, unsafe_code=False,
                                label="t")  # fmt: skip
@@ -85,7 +90,7 @@ CHOICES = Form(
 )
 
 
-def choosing(form: Form = CHOICES):  # type: ignore[no-untyped-def]
+def choosing(form: Form = CHOICES) -> Exam:
     items = [Item("a", "g", "1+1", " 2", "B", ("100000", "2")),
              Item("b", "g", "2+2", " 4", "A", ("4", "5"))]  # fmt: skip
     return exam(items, benchmark=replace(SUMS, forms={"base": form}))

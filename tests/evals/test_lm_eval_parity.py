@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from smelt.evals.benchmark import Item
 from tests.evals.lmeval_cases import (
     Case,
     Row,
     cases,
+    cut,
+    fixed,
     job,
     load,
     material,
@@ -25,7 +28,7 @@ from tests.evals.lmeval_cases import (
     spread,
 )
 from tests.evals.lmeval_compare import Tally, compare, run_lm_eval
-from tests.evals.lmeval_differences import DIFFERENCES, VERSION, normal_prompt, table
+from tests.evals.lmeval_differences import DIFFERENCES, VERSION, Difference, normal_prompt, table
 from tests.evals.lmeval_frozen import FROZEN, case_of, freeze
 from tests.evals.lmeval_ours import exam_of, heads_of, sheet_of, verdicts
 
@@ -36,7 +39,7 @@ both = pytest.mark.skipif(
     PYTHON is None or not DATA.is_dir(),
     reason="SMELT_LMEVAL_PYTHON names no python with lm-eval, or no ../shared/data",
 )
-LISTED = {one.benchmark for one in DIFFERENCES if one.of == "prompt"}
+CASES = [*fixed().values(), *(case_of(f"{name}/x") for name in ("bbh", "mmlu_pro"))]
 
 
 def counted(tallies: dict[str, Tally]) -> str:
@@ -98,13 +101,28 @@ def test_the_docs_have_the_list(frozen: dict[str, Any]) -> None:
     assert table() in DOCS.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("one", [one for one in DIFFERENCES if one.applies],
-                         ids=lambda one: f"{one.benchmark}-{one.topic}")  # fmt: skip
-def test_examples_are_examples(one: Any) -> None:
-    """An example of the list does what its row says: our verdict on it is not lm-eval's."""
-    assert one.applies(one.example, one.gold, 0.0, 1.0) or one.applies(
-        one.example, one.gold, 1.0, 0.0
-    )
+# Readings that are lm-eval's (their verdicts are compared below), by the score they stand beside.
+THEIRS = {"number": "flexible-extract", "phrase": "get-answer", "letter": "custom-extract"}
+READ = [one for one in DIFFERENCES if one.of in (*THEIRS, "stop texts")]
+
+
+@pytest.mark.parametrize("one", READ, ids=lambda one: f"{one.benchmark}-{one.topic}")
+def test_examples_are_examples(one: Difference) -> None:
+    """The example of a listed difference is judged differently, and for that reason."""
+    form = load(one.benchmark).forms["base"]
+    case = next(case for case in CASES if case.benchmark == one.benchmark)
+    choices = tuple("ABCDEFGHIJ") if one.of == "letter" else ()
+    item = Item("x", one.benchmark, "?", one.gold, one.gold, choices, meta={"golds": [one.gold]})
+    if one.of == "stop texts":
+        ours, theirs = cut(one.example, form.stop), cut(one.example, case.stop)
+        name = next(iter(case.rules))
+        assert form.rules[name](ours, item)[0] != form.rules[name](theirs, item)[0]
+        return
+    score = form.rules[one.of](one.example, item)[0]
+    other = form.rules[THEIRS[one.of]](one.example, item)[0]
+    assert score != other
+    assert one.applies is not None
+    assert one.applies(one.example, one.gold, other, score)
 
 
 @pytest.fixture(scope="module")

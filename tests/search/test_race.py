@@ -116,7 +116,7 @@ def test_the_start_of_the_search_is_measured_on_all() -> None:
     assert values[0] == 0.0  # it dropped out and keeps its own value
     assert values[3] == pytest.approx(0.3)
     assert len(made[3].seen) == 8
-    assert 0.0 < values[1] < values[2] < values[3]
+    assert values[1] < values[2] < values[3]
 
 
 def test_what_fails_drops_out_in_any_round() -> None:
@@ -285,7 +285,8 @@ def test_racing_halves_the_item_evaluations_to_a_fixed_fitness(tmp_path: Path) -
         # What it reports was measured: the whole exam gives the same.
         (values,) = exam(racing.genome, list(range(150)))
         assert racing.best == pytest.approx(sum(values) / 150)
-        for row in raced:
-            assert row["best"] > row["fitness"] or row["items"] == 150
+        ends = {row["generation"]: row["best"] for row in raced}
+        for row in raced:  # no estimate is above the best that was measured by then
+            assert row["items"] == 150 or row["fitness"] < ends[row["generation"]]
         ratios.append(reached(raced, aim) / reached(rows, aim))
     assert statistics.median(ratios) <= 0.5, ratios

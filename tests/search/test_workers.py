@@ -1,6 +1,7 @@
 """Workers: in this process, and real ones of Ray that fail, die and go on."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.search.evolve import Result, evolve
 from smelt.search.measured import Log
-from smelt.search.ray_pool import ENDED
+from smelt.search.ray_pool import ENDED, gpu_share
 from smelt.search.workers import Here, Measure, Pool, pool
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,15 @@ def test_ray_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'smelt\[scale\]'"):
         pool(build_here, 2)
+
+
+def test_every_worker_fits_on_the_gpus() -> None:
+    assert gpu_share(0, 4) == 0
+    assert gpu_share(4, 2) == 1
+    assert gpu_share(1, 3) == pytest.approx(1 / 3)
+    for gpus in range(1, 9):
+        for workers in range(1, 20):
+            assert gpus * math.floor(1 / gpu_share(gpus, workers) + 1e-9) >= workers
 
 
 class Build:

@@ -109,7 +109,9 @@ def test_bad_recipes(home: Path, changes: dict[str, Any], message: str) -> None:
 def test_bad_commands(home: Path) -> None:
     with pytest.raises(UserError, match="two models of one name"):
         eval(["a", "./a"], benchmark=["chains=test.jsonl"], out_option=Path("o"))
-    with pytest.raises(UserError, match=r"chains: no '='. Expected NAME=FILE"):
+    with pytest.raises(UserError, match=r"prose: no '='. Expected NAME=FILE"):
+        eval(["a"], text=["prose"], out_option=Path("o"))
+    with pytest.raises(UserError, match="no data of chains"):
         eval(["a"], benchmark=["chains"], out_option=Path("o"))
     with pytest.raises(UserError, match="a recipe and other arguments"):
         eval(["a"], recipe="r.yaml", out_option=Path("o"))
@@ -119,7 +121,10 @@ def test_a_model_that_cannot_be_asked_is_found_before_any_is_scored(home: Path) 
     path = home / "b/config.json"
     config = json.loads(path.read_text())
     for changes, message in (
-        ({"max_position_embeddings": 46}, r"models.second, benchmarks\[0\]: no question of chains fits .* more than 46"),
+        (
+            {"max_position_embeddings": 46},
+            r"models.second, benchmarks\[0\]: no question of chains fits .* more than 46",
+        ),
         ({"vocab_size": 100}, r"models.second: tokenizer .* the model 100 rows"),
     ):
         path.write_text(json.dumps(config | changes))

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -225,6 +226,18 @@ def test_an_ordinary_user_has_the_same_levels() -> None:
     done = probe(script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "process"
+
+
+def test_a_box_that_can_not_start_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for command in (["/no/such/program"], ["/bin/sh", "-c", "echo why not >&2; exit 3"]):
+        monkeypatch.setattr(isolation, "command", lambda *given, command=command: command)
+        with pytest.raises(UserError, match=r"no/such/program|why not"):
+            Pair("namespaces").judge(SOUND)
+        assert isolation.available("namespaces")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_order_is_kept_and_no_box_is_left() -> None:

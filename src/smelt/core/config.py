@@ -138,9 +138,8 @@ def _in_data(data: Any, location: tuple[int | str, ...], missing: bool) -> tuple
     kept: list[int | str] = []
     current = data
     for place, part in enumerate(location):
-        if isinstance(current, dict) and part in current:
-            current = current[part]
-        elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+        inside = part in current if isinstance(current, dict) else isinstance(current, list)
+        if inside and not (isinstance(current, list) and isinstance(part, str)):
             current = current[part]
         elif not (missing and place == len(location) - 1):
             continue

@@ -118,9 +118,12 @@ class Candidates:
                 max_new_tokens=section.fitness.max_new_tokens,
             )  # fmt: skip
         rows = ready.test_rows if test else ready.fitness_rows
-        measure = "likelihood" if section.fitness.measure == "likelihood" else "exact"
         return RowFitness(
-            self.network.model, backend.prompts.tokenizer, rows, section.fitness.domains, measure
+            self.network.model,
+            backend.prompts.tokenizer,
+            rows,
+            section.fitness.domains,
+            "likelihood" if section.fitness.measure == "likelihood" else "exact",
         )
 
     def become(self, genome: list[float]) -> float:

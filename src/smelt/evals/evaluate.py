@@ -79,10 +79,10 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     for index, entry in enumerate(recipe.benchmarks):
         place = f"{where}: benchmarks[{index}]"
         exam = None if lm_eval.is_task(entry.name) else read_exam(entry, place)
-        found = set(exam.groups) if exam else {entry.name.replace("/", ":")}
-        if repeated := sorted(groups & found):
+        rows = set(exam.groups) if exam else {entry.name.replace("/", ":")}
+        if repeated := sorted(groups & rows):
             raise UserError(place, f"'{repeated[0]}' stands twice", "once")
-        groups |= found
+        groups |= rows
         exams.append((entry, exam))
         if exam is None:
             lm_eval.check_task(entry, place, unsafe_code=recipe.unsafe_code)
@@ -185,7 +185,7 @@ def evaluate(ready: Ready, run: Run, *, device: str, seed: int) -> None:
     single = {model: {g: scores_of(m) for g, m in own.items()} for model, own in marks.items()}
     run.note(scores=scores, likelihood=likelihoods, majority=floors)
     run.note(groups=recipe.groups, roles=recipe.roles)
-    if found_pairs := comparisons(single, [tuple(pair) for pair in recipe.compare]):
+    if found_pairs := comparisons(single, [(first, second) for first, second in recipe.compare]):
         run.note(comparisons=found_pairs)
     if found_gains := gains(single, dict(recipe.roles), _pairs(ready)):
         run.note(combined=found_gains)

@@ -127,7 +127,7 @@ def _leaf(
     total = len(values)
     cell: Cell = {
         "accuracy": round(metrics[main], 4),
-        "correct": round(math.fsum(scores) if plain else metrics[main] * total, 4),
+        "correct": _count(math.fsum(scores) if plain else metrics[main] * total),
         "total": total,
         "low": round(low, 4),
         "high": round(high, 4),
@@ -149,6 +149,11 @@ def _leaf(
     for line in lines:
         line.pop("doc")
     return cell, lines
+
+
+def _count(value: float) -> float | int:
+    """A sum of scores, whole where it is."""
+    return int(value) if value.is_integer() else round(value, 4)
 
 
 def _resampled(
@@ -220,7 +225,7 @@ def _joined(leaves: dict[str, Cell], figures: dict[str, Any], seed: int) -> Cell
         reasons.update(leaf["reasons"])
     cell: Cell = {
         "accuracy": round(metrics[main], 4),
-        "correct": round(math.fsum(scores) if pooled else metrics[main] * total, 4),
+        "correct": _count(math.fsum(scores) if pooled else metrics[main] * total),
         "total": total,
         "low": round(low, 4),
         "high": round(high, 4),

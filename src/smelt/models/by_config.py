@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -74,9 +74,8 @@ def _hub_answers() -> bool:
 def _hub_config(name: str) -> dict[str, Any] | None:
     """A model's config.json from the hub's cache or the hub; None when neither has it (for us: a
     gated model needs a login)."""
-    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache, utils
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import build_hf_headers
 
     try:
         kept = try_to_load_from_cache(name, "config.json")
@@ -84,7 +83,9 @@ def _hub_config(name: str) -> dict[str, Any] | None:
             return read_json(Path(kept))
         if not _hub_answers():
             return None
-        request = Request(hf_hub_url(name, "config.json"), headers=build_hf_headers())
+        request = Request(
+            hf_hub_url(name, "config.json"), headers=cast(Any, utils).build_hf_headers()
+        )
         with urlopen(request, timeout=HUB_SECONDS) as answer:
             found = json.loads(answer.read(CONFIG_BYTES))
     except (HFValidationError, OSError, ValueError):

@@ -19,9 +19,10 @@ from smelt.models.by_config import (
     num_parameters,
     shapes_of,
 )
-from smelt.search.groups import group_tensors
+from smelt.search.genes import without_marks
 from smelt.search.prepare import parse_keys
 from smelt.search.recipe import SearchSection
+from smelt.search.space import stages
 
 
 def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
@@ -40,13 +41,13 @@ def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
     (first, reference), *others = shapes.items()
     for name, found in others:
         _same_tensors(name, found, first, reference, where)
-    groups = (
-        section.layer_groups if isinstance(section.layer_groups, list) else [section.layer_groups]
-    )
-    counts = []
-    for stage in groups:
-        made = group_tensors(list(reference), stage, where, components=section.components)
-        counts.append(len(genes) * len(made))
+    given = section.layer_groups
+    spaces = stages(
+        without_marks(merge_data, genes), genes, list(reference),
+        given if isinstance(given, list) else [given], f"{where}: search",
+        components=section.components, smooth=section.smooth,
+    )  # fmt: skip
+    counts = [space.size for space in spaces]
     lines.append(f"{len(genes)} parameters: {' then '.join(map(str, counts))} genes")
     return lines + _cost(section, models, shapes)
 

@@ -1,6 +1,7 @@
 """Measuring in several processes, on one machine or many, by Ray."""
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -68,7 +69,11 @@ class RayPool:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place of the command's
         self._threads = max(1, cores // workers)
-        self._class = ray.remote(num_cpus=self._threads, max_restarts=0)(Worker)
+        gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        # One core reserved whatever the threads, so that workers fit however cores are spread.
+        self._class = ray.remote(
+            num_cpus=1, num_gpus=gpu_share(gpus, workers), scheduling_strategy="SPREAD"
+        )(Worker)
         self._running: dict[Any, tuple[int, list[float], list[int], Any, bool]] = {}
         try:
             self._idle = [self._start() for _ in range(workers)]
@@ -133,6 +138,11 @@ class RayPool:
     def close(self) -> None:
         """End the workers, and the cluster where it is our own."""
         self._ray.shutdown()
+
+
+def gpu_share(gpus: int, workers: int) -> float:
+    """What each worker takes of a GPU, so that all of them fit; 0 where there are none."""
+    return 1 / math.ceil(workers / gpus) if gpus else 0.0
 
 
 def _reach(address: str) -> None:

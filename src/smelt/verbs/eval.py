@@ -26,7 +26,7 @@ def eval(
     recipe: Annotated[str | None, typer.Option("--recipe", help="Eval recipe (YAML).")] = None,
     benchmark: Annotated[
         list[str] | None,
-        typer.Option("--benchmark", metavar="NAME=FILE", help="Benchmark and its data."),
+        typer.Option("--benchmark", metavar="NAME[=DATA]", help="Benchmark (and its data)."),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option("--text", metavar="NAME=FILE", help="Text for perplexity.")
@@ -45,10 +45,10 @@ def eval(
         named = [_pair(model, Path(model).name) for model in models or []]
         if len({name for name, _ in named}) < len(named):
             raise UserError("smelt eval", "two models of one name", "NAME=FOLDER for each")
-        entries = [_pair(entry, None) for entry in benchmark or []]
+        entries = [entry.partition("=")[::2] for entry in benchmark or []]
         content = {
             "models": dict(named),
-            "benchmarks": [{"name": n, "data": d, "limit": limit} for n, d in entries],
+            "benchmarks": [{"name": n, "data": d or None, "limit": limit} for n, d in entries],
             "text": dict(_pair(entry, None) for entry in text or []),
         }
         content, where = config.override(content, settings or [], "eval"), "eval"

@@ -11,8 +11,8 @@ from smelt.verbs._options import recipe_verb
 from smelt.verbs.train import write_card
 
 if TYPE_CHECKING:
-    from smelt.search.recipe import SearchSection
     from smelt.evals.candidates import Sides
+    from smelt.search.recipe import SearchSection
 
 BEST = """\
 # The best merge of a search. Model paths start at the folder that holds the result folder, so call
@@ -29,8 +29,8 @@ def shape(data: dict[str, Any], *, where: str) -> None:
 
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate recipe, models, fitness data and start; lines about the space."""
-    from smelt.search.fitness import per_stage
     from smelt.evals.candidates import item_weights, prepare_sides
+    from smelt.search.fitness import per_stage
 
     sides = prepare_sides(data, where)
     ready, section = sides.ready, sides.ready.section
@@ -64,13 +64,13 @@ def execute(
     replace: bool = False,
 ) -> None:
     """Search, then write the best merge as a checkpoint folder with its plain recipe."""
+    from smelt.evals.candidates import build, item_weights, prepare_sides
     from smelt.merge.apply import merge_to_folder
     from smelt.merge.plan import plan
     from smelt.merge.recipe import parse_recipe
     from smelt.search.measured import Log
     from smelt.search.stages import search_stages
     from smelt.search.workers import pool
-    from smelt.evals.candidates import build, item_weights, prepare_sides
 
     sides = prepare_sides(data, where)
     ready, section = sides.ready, sides.ready.section
@@ -132,9 +132,9 @@ def _honesty(sides: "Sides", best: list[float], where: str, device: str) -> dict
 
     The test is looked at once, when the search has ended.
     """
+    from smelt.evals.candidates import Candidates
     from smelt.search.honesty import Side, compare_sides
     from smelt.search.space import carry
-    from smelt.evals.candidates import Candidates
 
     candidates = Candidates(sides, where, device)
     start = carry(sides.ready.start(), sides.ready.spaces[0], sides.ready.spaces[-1])

@@ -31,20 +31,12 @@ class Box:
         self.channel, theirs = socket.socketpair()
         self.buffer = bytearray()
         with theirs, tempfile.TemporaryFile() as errors:
-            # A plain process works, and leaves things, in a folder within: ours stays ours.
-            work = Path(self.folder.name) / "work"
-            work.mkdir()
-            isolation.prepare(level, Path(self.folder.name))
-            os.chmod(self.folder.name, 0o755)
-            self.process = subprocess.Popen(
-                isolation.command(level, next(_numbers), self.folder.name),
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=errors.fileno(),
-                cwd=work,
-                env=isolation.ENVIRONMENT,
-                start_new_session=True,
-            )
+            try:
+                self.process = self._start(level, theirs, errors.fileno())
+            except OSError as error:
+                self.channel.close()
+                self.folder.cleanup()
+                raise BoxError(str(error)) from error
             theirs.close()
             try:
                 self.expect(b"I", START_SECONDS)
@@ -53,6 +45,22 @@ class Box:
                 errors.seek(0)
                 lines = errors.read()[-2000:].decode(errors="replace").strip().splitlines()
                 raise BoxError(lines[-1] if lines else str(error)) from error
+
+    def _start(self, level: str, theirs: socket.socket, errors: int) -> "subprocess.Popen[bytes]":
+        # A plain process works, and leaves things, in a folder within: the outer one stays ours.
+        work = Path(self.folder.name) / "work"
+        work.mkdir()
+        isolation.prepare(level, Path(self.folder.name))
+        os.chmod(self.folder.name, 0o755)
+        return subprocess.Popen(
+            isolation.command(level, next(_numbers), self.folder.name),
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd=work,
+            env=isolation.ENVIRONMENT,
+            start_new_session=True,
+        )
 
     def send(self, kind: bytes, body: bytes = b"") -> None:
         """One message. Raises BoxError."""
