@@ -210,7 +210,7 @@ def demo(folder: Path, seeds: int, evaluations: int) -> tuple[list[str], list[st
         return found
 
     table = [
-        row(f"demo models, {size} values", compare(attempt, seeds, evaluations, 3 * evaluations))
+        row(f"demo models, {size} values", compare(attempt, seeds, evaluations, 4 * evaluations))
     ]
     lines = []
     for raced, name in ((False, "every candidate on all items"), (True, "racing")):

@@ -136,6 +136,7 @@ def run(
 @pytest.fixture(scope="module")
 def theirs(home: Path) -> dict[str, Any]:
     """What lm-eval's own HFLM gives for the same model and tasks."""
+    pytest.importorskip("accelerate", reason="lm-eval's own model needs lm-eval[hf]")
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager

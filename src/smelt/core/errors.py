@@ -50,6 +50,7 @@ EXTRAS = {
     "transformers": "train", "huggingface_hub": "train", "reasoning_gym": "data",
     "cma": "search", "optuna": "search", "pymoo": "search", "gguf": "export", "xllamacpp": "export",
     "matplotlib": "report", "jinja2": "report", "datasets": "eval", "math_verify": "eval",
+    "ray": "scale", "lm_eval": "lm-eval", "vllm": "vllm",
 }  # fmt: skip
 
 
