@@ -99,6 +99,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "until": ["\n"], "do_sample": True, "temperature": 0.7, "max_gen_toks": 6}},
         "beams": WRITTEN | asked | {"generation_kwargs": {"until": ["\n"], "num_beams": 4}},
         "remote": WRITTEN | asked | {"dataset_path": "nobody/nothing", "unsafe_code": False},
+        "pictures": WRITTEN | asked | {"doc_to_image": ["question"]},
         "unsafe": WRITTEN | asked | {"unsafe_code": True},
     }  # fmt: skip
     (home / "tasks").mkdir()
@@ -319,6 +320,7 @@ def test_a_conversation(home: Path, tmp_path: Path) -> None:
         ("sums", {"data": "x.jsonl"}, "no such key"),
         ("unsafe", {}, "sandbox.*unsafe_code: true"),
         ("remote", {}, "cannot be loaded"),
+        ("pictures", {}, "pictures or sound"),
     ],
 )
 def test_what_is_refused_before_work_starts(

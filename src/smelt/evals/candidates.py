@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.evals.exam import Exam
@@ -15,6 +17,9 @@ from smelt.models.load import network_of, pick_device
 from smelt.models.network import NetworkBackend
 from smelt.search.prepare import Ready, prepare
 from smelt.search.recipe import Fitness
+
+KEPT_BYTES = 1 << 28
+"""Of merged candidates that a worker holds."""
 
 
 @runtime_checkable
@@ -76,17 +81,17 @@ def _tests(fitness: Fitness, place: str) -> list[Exam | None]:
     return found
 
 
-def item_weights(sides: Sides) -> list[float]:
-    """Weight of every item of the fitness; no model is needed."""
+def items_of(sides: Sides) -> tuple[list[str], list[float]]:
+    """Name (domain or benchmark) and weight of every item of the fitness; no model is needed."""
     fitness = sides.ready.section.fitness
     if sides.fitness:
         whole = sum(fitness.benchmarks.values())
-        return [
-            fitness.benchmarks[exam.entry.name] / whole / len(exam.items)
-            for exam in sides.fitness
-            for _ in exam.items
-        ]
-    return row_weights(sides.ready.fitness_rows, fitness.domains, fitness.measure == "likelihood")
+        names = [exam.entry.name for exam in sides.fitness for _ in exam.items]
+        sizes = {exam.entry.name: len(exam.items) for exam in sides.fitness}
+        return names, [fitness.benchmarks[name] / whole / sizes[name] for name in names]
+    rows = sides.ready.fitness_rows
+    names = [name for name, part in rows.items() for _ in part]
+    return names, row_weights(rows, fitness.domains, fitness.measure == "likelihood")
 
 
 class Candidates:
@@ -102,6 +107,8 @@ class Candidates:
         self.network = Network(model)
         self._plain = {name: self.memory.values(name) for name in self.memory.names}
         self.fitness = self.scores(test=False)
+        # A race comes back to its survivors: what was merged once is copied, not merged again.
+        self._merged: dict[tuple[float, ...], dict[str, Tensor]] = {}
 
     def scores(self, *, test: bool) -> Scores:
         """The items of the fitness, or of the test, before the network as it is at the time."""
@@ -129,13 +136,24 @@ class Candidates:
     def become(self, genome: list[float]) -> float:
         """Merge a candidate into the network; the share of its parameters that the merge changed
         from the base (0 unless `size` is an objective)."""
-        memory, space = self.memory, self.space
-        merged = memory.merge(
-            lambda name: space.parameters(genome, name, self._plain[name], memory.experts)
-        )
+        merged = self._merged.pop(tuple(genome), None)
+        if merged is None:
+            memory, space = self.memory, self.space
+            merged = memory.merge(
+                lambda name: space.parameters(genome, name, self._plain[name], memory.experts)
+            )
         self.network.take(merged)
+        self._keep(genome, merged)
         wanted = "size" in self.sides.ready.section.objectives
-        return memory.changed(merged) if wanted else 0.0
+        return self.memory.changed(merged) if wanted else 0.0
+
+    def _keep(self, genome: list[float], merged: dict[str, Tensor]) -> None:
+        """The latest candidates, as many as fit `KEPT_BYTES`."""
+        size = sum(tensor.nbytes for tensor in merged.values())
+        while self._merged and (len(self._merged) + 1) * size > KEPT_BYTES:
+            del self._merged[next(iter(self._merged))]
+        if size <= KEPT_BYTES:
+            self._merged[tuple(genome)] = merged
 
     def __call__(self, genome: list[float], items: list[int]) -> list[list[float]]:
         """[objective][item], more is better. Raises UserError for a candidate that cannot be."""

@@ -236,6 +236,9 @@ def _loaded(
         ) from error  # fmt: skip
     if only:
         _keep(loaded, only, where)
+    for one, task in loaded["tasks"].items():
+        if getattr(task, "MULTIMODAL", False):
+            raise UserError(f"{where}: {one}", "a task with pictures or sound", "a task of text")
     return loaded, {one: task.config.num_fewshot for one, task in loaded["tasks"].items()}
 
 

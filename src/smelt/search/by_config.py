@@ -42,9 +42,10 @@ def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
     for name, found in others:
         _same_tensors(name, found, first, reference, where)
     given = section.layer_groups
+    groups: list[int | str] = [*given] if isinstance(given, list) else [given]
     spaces = stages(
         without_marks(merge_data, genes), genes, list(reference),
-        given if isinstance(given, list) else [given], f"{where}: search",
+        groups, f"{where}: search",
         components=section.components, smooth=section.smooth,
     )  # fmt: skip
     counts = [space.size for space in spaces]

@@ -15,12 +15,20 @@ from smelt.search.workers import Pool
 
 
 def search_stages(
-    ready: Ready, pool: Pool, log: Log, weights: list[float], *, seed: int, label: str
+    ready: Ready,
+    pool: Pool,
+    log: Log,
+    weights: list[float],
+    names: list[str],
+    *,
+    seed: int,
+    label: str,
 ) -> Result:
     """All stages of a search. Genomes of the result are of the finest space; its start is that of
     the first stage, its best and its front are over all of them.
 
-    pool: measures genomes of the finest space; weights: of the items, sum 1.
+    pool: measures genomes of the finest space; weights: of the items, sum 1; names: the domain or
+    benchmark of each.
     """
     section, finest = ready.section, ready.spaces[-1]
     make = registry.load("search-algorithm", section.algorithm)
@@ -35,6 +43,7 @@ def search_stages(
             pool,
             log,
             weights=weights,
+            groups=names,
             evaluations=evaluations,
             label=f"{label} ({section.algorithm}, {space.size} genes)",
             objectives=objectives,

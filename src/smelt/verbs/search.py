@@ -29,7 +29,7 @@ def shape(data: dict[str, Any], *, where: str) -> None:
 
 def check(data: dict[str, Any], *, where: str) -> list[str]:
     """Validate recipe, models, fitness data and start; lines about the space."""
-    from smelt.evals.candidates import item_weights, prepare_sides
+    from smelt.evals.candidates import items_of, prepare_sides
     from smelt.search.fitness import per_stage
 
     sides = prepare_sides(data, where)
@@ -41,7 +41,7 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
         f"{candidates} candidates by {section.algorithm}"
         for space, (candidates, _) in zip(ready.spaces, per_stage(section), strict=True)
     ]
-    total = len(item_weights(sides))
+    total = len(items_of(sides)[0])
     lines.append(f"each scored on {total} items of {', '.join(names)} ({measure_of(section)})")
     if section.racing is not None:
         lines.append(f"racing: from {math.ceil(section.racing.first * total)} items on")
@@ -64,7 +64,7 @@ def execute(
     replace: bool = False,
 ) -> None:
     """Search, then write the best merge as a checkpoint folder with its plain recipe."""
-    from smelt.evals.candidates import build, item_weights, prepare_sides
+    from smelt.evals.candidates import build, items_of, prepare_sides
     from smelt.merge.apply import merge_to_folder
     from smelt.merge.plan import plan
     from smelt.merge.recipe import parse_recipe
@@ -77,12 +77,13 @@ def execute(
     run = Run(out, "search", ready.located(data), sides.inputs, seed=seed, replace=replace)
     if run.done:
         return
+    names, weights = items_of(sides)
     with run:
         workers = pool(partial(build, data, where, device), section.workers, section.address)
         try:
             with Log(run.folder) as log:
                 result = search_stages(
-                    ready, workers, log, item_weights(sides), seed=seed, label=f"search {out.name}"
+                    ready, workers, log, weights, names, seed=seed, label=f"search {out.name}"
                 )
         finally:
             workers.close()
