@@ -199,23 +199,31 @@ def test_example_loss(example: Any) -> None:
 
 
 def test_example_search_algorithm(example: Any, tmp_path: Path) -> None:
-    """Climbs a hill, and a journal cut off half way is replayed to the same end."""
+    """Climbs a hill, and a search cut off half way is replayed to the same end."""
     from smelt.search.evolve import evolve
+    from smelt.search.measured import JOURNAL, MEASURED, Log
+    from smelt.search.workers import pool
 
     make_algorithm = registry.load("search-algorithm", example("docs/add-a-search-algorithm.md"))
 
-    def hill(genome: list[float]) -> float:
-        return -sum((value - 0.8) ** 2 for value in genome)
+    def hill(genome: list[float], items: list[int]) -> list[list[float]]:
+        return [[-sum((value - 0.8) ** 2 for value in genome) for _ in items]]
 
-    def search(journal: Path) -> Any:
-        return evolve(make_algorithm([0.1] * 3, 7), hill, journal, evaluations=150, label="docs")
+    def search(folder: Path) -> Any:
+        folder.mkdir(exist_ok=True)
+        algorithm = make_algorithm([0.1] * 3, 7)
+        with Log(folder) as log:
+            return evolve(algorithm, pool(lambda: hill), log, weights=[0.5, 0.5],
+                          evaluations=150, label="docs")  # fmt: skip
 
-    result = search(tmp_path / "a.jsonl")
+    result = search(tmp_path / "a")
     assert result.start == pytest.approx(3 * -0.49)
     assert result.best > -0.005
-    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "b.jsonl").write_text("".join(lines[:60]))
-    assert search(tmp_path / "b.jsonl") == result
+    (tmp_path / "b").mkdir()
+    lines = (tmp_path / "a" / MEASURED).read_text().splitlines(keepends=True)
+    (tmp_path / "b" / MEASURED).write_text("".join(lines[:60]))
+    assert search(tmp_path / "b") == result
+    assert (tmp_path / "a" / JOURNAL).read_bytes() == (tmp_path / "b" / JOURNAL).read_bytes()
 
 
 def test_example_stage(example: Any, tmp_path: Path) -> None:

@@ -278,6 +278,7 @@ def test_ctrl_c_in_every_verb(
     """A real SIGINT in the midst of the work, by the command line of the verb, in this process."""
     shutil.copytree(unbroken / "out", home / "out")
     monkeypatch.chdir(home)
+    monkeypatch.setenv("SMELT_CACHE", str(home / "cache"))  # answers are asked for again
     folder = Path("out/seed-0")
     shutil.rmtree(folder / name)
     stage = next(stage for stage in stages() if stage.name == name)

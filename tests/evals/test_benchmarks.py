@@ -166,6 +166,7 @@ def test_words_of_drop_are_normalised_as_its_authors_do() -> None:
         ("list of float", "[0.333, 0.25]", "\\boxed{[0.25, 1/3]}", RIGHT, WRONG),
         ("list of integer", "[1, 2]", "the answer is (1,2)", RIGHT, RIGHT),
         ("list of integer", "[1, 2]", "the answer is [1, 2, 2]", WRONG, WRONG),
+        ("list of integer", "[100, 2]", "the answer is [101, 2]", WRONG, WRONG),
         ("list of integer", "[1, 2]", "I see\nnothing", (0.0, "no_answer"), (0.0, "no_answer")),
         ("option", "(c)", "\\boxed{c}", RIGHT, RIGHT),
         ("option", "(c)", "The answer is (C).", RIGHT, RIGHT),

@@ -34,6 +34,14 @@ def test_shots_of_the_recipe_win_and_need_a_pool() -> None:
         write_sheet(exam(sums(1)), FakeBackend(), "w")
 
 
+def test_shots_in_a_form_without_examples_are_no_silent_zero() -> None:
+    message = "shots: 2 in the chat form of sums.* Expected shots: 0 or form: base"
+    with pytest.raises(UserError, match=message):
+        write_sheet(exam(sums(1), POOL, shots=2), FakeBackend(template=True), "w")
+    asked = exam(sums(1), POOL, shots=2, form="base")
+    assert write_sheet(asked, FakeBackend(template=True), "w").shots == [2]
+
+
 def test_examples_are_of_the_subject_and_never_the_question() -> None:
     pool = sums(3, "a") + sums(3, "b")
     assert [one.id for one in examples(pool, pool[3], 5)] == ["b1", "b2"]

@@ -114,6 +114,18 @@ def test_the_likeliest_option_is_the_answer() -> None:
     cell = cells_of(made, sheet, marks, pass_at=[], unsafe_code=False)["g"]
     assert (cell["accuracy"], cell["rules"]) == (0.5, {"likelihood_per_character": 0.0})
     assert "length" not in cell
+    # Chosen once, however many answers the recipe draws of what is written.
+    drawn = cells_of(made, sheet, marks, pass_at=[1, 2], unsafe_code=False)["g"]
+    assert drawn["pass_at"] == {"1": 0.5}
+
+
+def test_broken_weights_choose_nothing() -> None:
+    backend = FakeBackend(nats=lambda query: math.nan if query.continuation == " 4" else -1.0)
+    made = choosing()
+    sheet, marks = marks_of(backend, made)
+    # "4" is the first option and the right one: the greatest of numbers that are none.
+    assert [(m.score, m.reason) for m in marks][1] == (0.0, "no_likelihood")
+    assert cells_of(made, sheet, marks, pass_at=[], unsafe_code=False)["g"]["unparsed"] == 1
 
 
 def test_options_with_contexts_of_their_own() -> None:

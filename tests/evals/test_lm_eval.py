@@ -14,6 +14,7 @@ from smelt.evals.lm_eval_model import fit, rolling, to_request
 from smelt.evals.recipe import BenchmarkEntry
 from smelt.models.backend import Backend, Query
 from smelt.models.backends.transformers import transformers
+from smelt.verbs.eval import check, execute
 from tests.evals.lmeval_ours import Recited
 from tests.pico import pico_llama
 
@@ -405,3 +406,26 @@ def test_windows_cover_a_text_once() -> None:
     # The last sees as much as fits.
     assert words.num_tokens([windows[-1].prompt + windows[-1].continuation]) == [8]
     assert rolling(words, "") == []
+
+
+@needs_it
+def test_models_are_compared_on_its_tasks_as_well(home: Path, tmp_path: Path) -> None:
+    pico_llama(tmp_path / "other", seed=8)
+    names = ("options", "marks", "stories")
+    data = {
+        "models": {"one": str(home / "model"), "two": str(tmp_path / "other")},
+        "benchmarks": [entry(home, name).model_dump() for name in names],
+        "groups": {"mean": ["lm_eval:options", "lm_eval:marks"]},
+        "compare": [["one", "two"]],
+        "cache": False,
+    }
+    execute(data, tmp_path / "out", where="r.yaml")
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    rows = {row["benchmark"]: row for row in record["comparisons"]}
+    assert set(rows) == {"lm_eval:options", "lm_eval:marks"}  # bits per byte are no scores
+    for name, row in rows.items():
+        first, second = (record["scores"][model][name]["accuracy"] for model in ("one", "two"))
+        assert row["difference"] == pytest.approx(second - first, abs=1e-3)
+        assert row["items"] == len(SUMS)
+    with pytest.raises(UserError, match=r"groups\.mean: unknown row 'options'"):
+        check(data | {"groups": {"mean": ["options"]}}, where="r.yaml")

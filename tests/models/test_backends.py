@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM
 
 from smelt.core.errors import UserError
 from smelt.models.backend import Likelihood, Query, Request, Written
@@ -136,6 +138,9 @@ def test_chat_template(folder: Path, tmp_path: Path) -> None:
     text = prompts.chat([{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}])
     assert text == "<s>[system]s[user]hi[assistant]"
     assert prompts.encode([text])[0].count(prompts.tokenizer.bos_id or -1) == 1
+    dated = "\n {% macro m() %}{{ strftime_now('%d %b %Y') }}{% endmacro %}{{ m() }}"
+    path.write_text(json.dumps(config | {"chat_template": dated}))
+    assert Prompts(tmp_path / "m").chat([{"role": "user", "content": "hi"}]) == "\n26 Jul 2024"
     refusing = "{{ raise_exception('no system here') }}"
     path.write_text(json.dumps(config | {"chat_template": refusing}))
     with pytest.raises(UserError, match=r"refuses the conversation \(no system here\)"):
@@ -174,6 +179,11 @@ def test_end_tokens_of_the_generation_config(folder: Path, tmp_path: Path) -> No
 def test_precision_and_what_is_refused(folder: Path, tmp_path: Path) -> None:
     half: Any = transformers(str(folder), dtype="bfloat16")
     assert half.model.dtype == torch.bfloat16
+    # As transformers loads it: weights are rounded, the frequencies of positions are not.
+    theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    ids = torch.tensor([half.prompts.encode(["The quick brown fox " * 4])[0]])
+    assert torch.equal(half.model(ids).logits, theirs.eval()(ids).logits)
+    assert {buffer.dtype for buffer in half.model.buffers()} == {torch.float32}
     one, wanted = (
         scores(half, [Query("The", " fox")])[0],
         scores(transformers(str(folder)), [Query("The", " fox")])[0],
@@ -186,6 +196,13 @@ def test_precision_and_what_is_refused(folder: Path, tmp_path: Path) -> None:
     assert network_and_tokenizer(half)[0] is half.model
     with pytest.raises(UserError, match="the transformers backend"):
         network_and_tokenizer(_Other())
+
+
+def test_a_closed_backend_holds_no_network(folder: Path) -> None:
+    backend: Any = transformers(str(folder))
+    weights = weakref.ref(backend.model.get_input_embeddings().weight)
+    backend.close()
+    assert weights() is None
 
 
 class _Other:

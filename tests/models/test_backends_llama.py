@@ -66,6 +66,24 @@ def test_writes_what_the_network_writes(both: Any) -> None:
     assert ask(both[0], [Request("x", 0)]) == [Written("", 0, False)]
 
 
+def test_a_control_token_as_stop_text(both: Any) -> None:
+    backend, network = both
+    assert "<|pad|>" in network.prompts.special
+    asked = backend._server.ask
+
+    def padding(route: str, body: Any = None) -> Any:
+        forced = {"logit_bias": [[network.prompts.special["<|pad|>"], 1e6]]}
+        return asked(route, body | forced if route == "/completion" else body)
+
+    backend._server.ask = padding
+    try:
+        stopped, other = ask(backend, [Request("The", 4, stop=("<|pad|>",)), Request("The", 4)])
+    finally:
+        del backend._server.ask
+    assert stopped == Written("", 0, True)
+    assert other == Written("", 4, False)
+
+
 def test_draws_repeat_by_seed(both: Any) -> None:
     requests = [Request("The", 8, temperature=1.2, top_p=0.95, seed=seed) for seed in (1, 2, 1)]
     first, second, third = ask(both[0], requests)

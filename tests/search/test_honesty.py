@@ -27,9 +27,8 @@ def test_rows_and_optimism_by_hand() -> None:
     spread = 2 * 2 * (0.25 * 0.5) ** 2
     assert record["error"] == pytest.approx(1.959964 * (spread + 2 * spread) ** 0.5, abs=1e-4)
     assert record["warning"] is None  # 4 items prove nothing
-    many = [Side(one.names * 20, [1 / 80] * 80, one.start * 20, one.best * 20)
-            for one in (fitness, test)]  # fmt: skip
-    record = compare_sides(many[0], many[1], "exact")
+    many = side([0, 0, 1, 0] * 20, [1, 1, 1, 1] * 20, "aabb" * 20)
+    record = compare_sides(many, side([0, 1, 1, 0] * 20, [1, 1, 0, 0] * 20, "aabb" * 20), "exact")
     assert "of a gain of 0.7500 on the fitness split, 0.7500" in record["warning"]
     assert "did not carry over" in record["warning"]
 
@@ -57,6 +56,14 @@ def test_only_what_both_splits_have_is_compared() -> None:
     fitness = side([0, 0, 0, 0], [1, 1, 0, 0])
     record = compare_sides(fitness, side([0, 0], [1, 1], "aa"), "exact")
     assert (record["optimism"], record["warning"]) == (0.0, None)
+
+
+def test_without_a_start_only_the_best_is_shown() -> None:
+    fitness = Side(["a"], [1.0], None, [1.0])
+    record = compare_sides(fitness, Side(["a"], [1.0], None, [0.5]), "exact")
+    assert record["rows"] == [{"name": "a", "best_fitness": 1.0, "best_test": 0.5}]
+    assert record["optimism"] is None
+    assert "the start failed" in record["warning"]
 
 
 def test_equal_sides_do_not_warn() -> None:

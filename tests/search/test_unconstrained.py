@@ -13,7 +13,7 @@ from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.data.document import write_jsonl
 from smelt.evals.by_config import describe_by_config as describe_eval
-from smelt.models.by_config import RECORDED, _hub_answers
+from smelt.models.by_config import RECORDED, _hub_answers, answering_hours, num_cards
 from smelt.models.load import load_model, save_model
 from smelt.search.by_config import describe_by_config
 from smelt.verbs.search import execute
@@ -60,7 +60,20 @@ def test_the_traps_of_the_llama_pair_are_told() -> None:
     parameters = 32000 * 4096 * 2 + 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096
     total = 2 * (3 * parameters + 17 * 2 * 4096)
     assert f"disk: {total / 1e9:.0f} GB to download" in told
-    assert "GPU-hours for 400 candidates x 300 items" in told
+    assert "GPU-hours for 400 candidates x 240 items" in told  # MBPP has 90 for a search
+    assert "1 GPU of 80 GB for the candidate in bfloat16" in told
+    large = "\n".join(describe_by_config(recipe("unconstrained/llama2_70b"), "r"))
+    assert "3 GPU of 80 GB for the candidate in bfloat16, more than the one" in large
+
+
+def test_precision_decides_cards_and_hours() -> None:
+    assert [num_cards(7 * 10**9, width) for width in (2, 4)] == [1, 1]
+    assert [num_cards(69 * 10**9, width) for width in (2, 4)] == [3, 5]
+    # No prompt: only reading the weights counts, twice as much in float32; no answer: arithmetic.
+    one, other = (answering_hours(10**9, width, 64, 0, 10) for width in (4, 2))
+    assert one == 2 * other == pytest.approx(10 * 4e9 / (3.35e12 * 0.6) / 3600)
+    one, other = (answering_hours(10**9, width, 64, 10, 0) for width in (4, 2))
+    assert one / other == pytest.approx(989 / 67)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_one_worker_is_this_process_and_ray_is_not_imported() -> None:
     )
     expected = "1 (3, [[1.5, 2.5]]) (4, 'model.norm.weight: the merge overflows') False False"
     assert done.stdout.strip() == expected
+
+
+def test_a_closed_pool_holds_no_models() -> None:
+    measure = build_here()
+    seen, here = weakref.ref(measure), Here(measure)
+    here.close()
+    del measure
+    assert seen() is None
 
 
 def test_ray_missing_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from smelt.core import digest
 from smelt.core.errors import UserError
+from smelt.evals.by_config import describe_by_config
 from smelt.models.network import NetworkBackend
-from smelt.verbs.eval import check, execute
+from smelt.verbs.eval import check, eval, execute
 from tests.pico import pico_llama
 
 SUMS = [{"id": str(n), "question": f"Ann has {n} nuts and finds 4. How many?", "answer": str(n + 4),
@@ -133,6 +134,66 @@ def test_samples_and_pass_at(home: Path) -> None:
     ).read_bytes()
 
 
+def test_other_examples_are_another_eval(home: Path) -> None:
+    execute(recipe("gsm8k", "humaneval"), home / "out", where="r")
+    inputs = record(home / "out")["inputs"]
+    assert {"benchmarks.0", "benchmarks.1", "benchmarks.0.shots"} <= set(inputs)
+    assert "benchmarks.1.shots" not in inputs
+    write(home / "data/gsm8k/train.jsonl.gz", SUMS[:2])
+    with pytest.raises(UserError, match="out"):
+        execute(recipe("gsm8k", "humaneval"), home / "out", where="r")
+
+
+def test_what_the_terminal_shows(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = home / "eval.yaml"
+    drawn = {"samples": 2, "temperature": 1.0, "pass_at": [2]}
+    data = recipe("gsm8k", "arc_challenge", compare=[["one", "two"]], **drawn)
+    path.write_text(json.dumps(data))
+    eval(recipe=str(path), out_option=home / "out", seed=3)
+    shown = capsys.readouterr().out
+    facts = record(home / "out")
+    assert facts["seed"] == 3
+    assert "pass_at" not in facts["scores"]["one"]["arc_challenge"]
+    assert shown.count("one -> two") == 2
+    for text in ("pass@2", "/4 = ", "cut", "samples"):
+        assert text in shown
+    with pytest.raises(UserError, match="a recipe and other arguments"):
+        eval(recipe=str(path), limit=0, out_option=home / "o")
+
+
+def test_costs_by_configuration_alone(home: Path) -> None:
+    whole = describe_by_config(recipe("mmlu"), "r")
+    drawn = describe_by_config(recipe("gsm8k", samples=4, temperature=1.0), "r")
+    assert "2 models x 14042 items" in whole[-1]
+    assert f"2 models x {4 * 1319} items" in drawn[-1]
+    for entry, message in (
+        ({"name": "chains"}, "chains: no number of items known"),
+        ({"name": "gsm8k", "split": "tset"}, "one of: train, test"),
+        ({"name": "chains", "form": "chat", "split": "x"}, "chains"),
+    ):
+        with pytest.raises(UserError, match=message):
+            describe_by_config(recipe(benchmarks=[entry]), "r")
+
+
+def test_devices_and_servers_are_looked_at_before_any_work(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="--device: 'gpu9' cannot be used"):
+        execute(recipe("gsm8k"), home / "out", where="r", device="gpu9")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    models = {"one": "a", "two": {"model": "m", "backend": "openai"}}
+    with pytest.raises(UserError, match="OPENAI_API_KEY: not set"):
+        execute(recipe("gsm8k", models=models), home / "out", where="r")
+    served = {"model": "m", "backend": "openai", "options": {"url": "http://localhost:1/v1"}}
+    with pytest.raises(UserError, match="'meta', which openai does not take"):
+        execute(recipe("gsm8k", models={"x": served}), home / "out", where="r", device="meta")
+    data = recipe(models={"one": "a", "x": served})
+    data["benchmarks"] = [{"name": "gsm8k", "data": "data", "shots": 2}]
+    with pytest.raises(UserError, match="shots: 2 in the chat form"):
+        execute(data, home / "out", where="r")
+    assert not (home / "out").exists()
+
+
 def test_combined_skills_are_compared_with_the_best_expert(home: Path) -> None:
     rows = json.loads(json.dumps(SUMS[:4]))
     for name in ("math", "logic", "ml"):
@@ -150,7 +211,10 @@ def test_combined_skills_are_compared_with_the_best_expert(home: Path) -> None:
     assert row["low"] <= row["gain"] <= row["high"]
 
 
+LM = [{"name": "lm_eval/arc_easy"}]
 BAD = [
+    ({"benchmarks": LM}, "max_new_tokens: does not reach lm_eval/TASK"),
+    ({"benchmarks": LM, "max_new_tokens": None, "temperature": 1.0}, "r: temperature: does not"),
     ({"samples": 2}, "samples: 2 samples, which at temperature 0 are all the same"),
     ({"samples": 2, "temperature": 1.0, "pass_at": [3]}, "pass_at: found 3. Expected at most 2"),
     ({"compare": [["one", "x"]]}, "compare: no such model 'x'"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from smelt.core import registry
@@ -68,6 +69,20 @@ def test_files_are_whole_known_and_the_same_again(gsm8k: Benchmark, tmp_path: Pa
     assert path == data_folder() / "gsm8k" / "test.jsonl.gz"
     assert [item.answer for item in read_items(gsm8k, path, None, [], "r")] == ["4003"]
     assert len(read_shots("gsm8k", gsm8k, path, "r")) == 1
+
+
+def test_pictures_are_not_decoded(tmp_path: Path) -> None:
+    benchmark: Benchmark = registry.load("benchmark", "theoremqa")
+    assert benchmark.hub is not None
+    rows = [row | {"Picture": None} for row in HUB_ROWS["theoremqa"]["test"]]
+    rows[0]["Picture"] = {"bytes": b"no picture at all", "path": None}
+    found = datasets.Dataset.from_list(rows).cast_column("Picture", datasets.Image())
+    (tmp_path / "hub").mkdir()
+    found.to_parquet(tmp_path / "hub" / "test.parquet")
+    benchmark = replace(benchmark, hub=replace(benchmark.hub, repository=str(tmp_path / "hub")))
+    fetch.fetch("theoremqa", benchmark, tmp_path / "data", split=None, seed=0, where="r")
+    lines = gzip.decompress((tmp_path / "data/theoremqa/test.jsonl.gz").read_bytes()).splitlines()
+    assert [json.loads(line)["meta"]["picture"] for line in lines] == [True, *[False] * 4]
 
 
 def test_splits_of_other_repositories_and_joined_ones(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`smelt search`: from a merge recipe with marks to the best merge, and again from there."""
 
+import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core import digest
 from smelt.core.errors import UserError
 from smelt.data.document import write_jsonl
+from smelt.evals.candidates import Candidates, prepare_sides
 from smelt.merge.apply import InMemory
 from smelt.models.fitness import Network, RowFitness
 from smelt.models.load import load_model, network_of, save_model
@@ -176,6 +179,7 @@ def test_check_tells_the_size_of_the_space(home: Path) -> None:
 
 BAD = [
     ({"evaluations": 0}, r"search: evaluations: found 0"),
+    ({"layer_groups": [1, 3], "evaluations": 1}, r"evaluations: 1 for 2 stages"),
     ({"algorithm": "cma"}, r"search-algorithm 'cma': no such plug-in. Expected 'cma_es'"),
     ({"options": {"sigmas": 1}}, r"search.options.sigmas: unknown key. Expected 'sigma'"),
     ({"options": {"sigma": 3.0}}, r"options.sigma: found 3.0"),
@@ -237,6 +241,104 @@ def test_a_search_never_reads_a_test_split(home: Path) -> None:
     other = pair("9+9=", "18.")
     write_jsonl(home / "test.jsonl", [other])
     assert len(prepare(recipe(), "r").fitness_rows["sum"]) == 12
+
+
+def _renamed(home: Path) -> dict[str, Any]:
+    (home / "test.jsonl").rename(home / "dev.jsonl")
+    return {"data": "dev.jsonl", "test": "copy.jsonl"}
+
+
+def _linked(home: Path) -> dict[str, Any]:
+    (home / "elsewhere").mkdir()
+    (home / "elsewhere/mine.jsonl").symlink_to(home / "copy.jsonl")
+    return {"data": "elsewhere/mine.jsonl"}
+
+
+def _another_test(home: Path) -> dict[str, Any]:
+    write_jsonl(home / "easy.jsonl", [pair("9+9=", "18.")])
+    return {"data": "copy.jsonl", "test": "easy.jsonl"}
+
+
+def _other_ids(home: Path) -> dict[str, Any]:
+    rows = [
+        json.loads(line) | {"id": "x"} for line in (home / "copy.jsonl").read_text().splitlines()
+    ]
+    (home / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"data": "copy.jsonl"}
+
+
+def _other_answers(home: Path) -> dict[str, Any]:
+    write_jsonl(home / "copy.jsonl", [pair(one, "wrong") for one, _ in SUMS[:3]])
+    return {"data": "copy.jsonl"}
+
+
+def _packed(home: Path) -> dict[str, Any]:
+    (home / "copy.jsonl.gz").write_bytes(gzip.compress((home / "copy.jsonl").read_bytes()))
+    return {"data": "copy.jsonl.gz"}
+
+
+WAYS = [_renamed, _linked, _another_test, _other_ids, _other_answers, _packed]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
+def test_no_way_around_the_test_split(home: Path, way: Callable[[Path], dict[str, Any]]) -> None:
+    for name in ("test.jsonl", "copy.jsonl"):
+        write_jsonl(home / name, [pair(*one) for one in SUMS[:3]])
+    with pytest.raises(UserError, match="also stands in the test split"):
+        prepare(recipe(fitness={"domains": {"sum": 1.0}, **way(home)}), "r")
+
+
+def test_a_link_to_a_test_file_is_refused_by_its_name(home: Path) -> None:
+    (home / "elsewhere").mkdir()
+    write_jsonl(home / "test.jsonl", [pair(*SUMS[0])])
+    (home / "elsewhere/mine.jsonl").symlink_to(home / "test.jsonl")
+    data = recipe(fitness={"data": "elsewhere/mine.jsonl", "domains": {"sum": 1.0}})
+    with pytest.raises(UserError, match="is a test split"):
+        prepare(data, "r")
+
+
+def test_workers_have_a_gpu_each_and_none_by_number(home: Path) -> None:
+    with pytest.raises(UserError, match="--device: 'cuda:1' for several workers"):
+        execute(recipe(workers=2), home / "out", where="r", device="cuda:1")
+
+
+def test_candidates_are_scored_in_the_precision_of_the_recipe(home: Path) -> None:
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        data = recipe()
+        data["search"]["fitness"]["dtype"] = dtype
+        one = Candidates(prepare_sides(data, "r"), "r", "cpu")
+        assert {p.dtype for p in one.network.model.parameters()} == {getattr(torch, dtype)}
+        genome = one.space.size * [0.5]
+        found[dtype] = one(genome, list(range(13)))[0]
+    assert found["float32"] != found["bfloat16"]
+    assert found["float32"] == pytest.approx(found["bfloat16"], rel=0.05)
+
+
+def test_a_start_that_fails_is_no_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(home / "test.jsonl", [pair("9+9=", "18.")])
+    become, start = Candidates.become, prepare(recipe(), "r").start()
+
+    def refused(self: Candidates, genome: list[float]) -> float:
+        if genome == start:
+            raise UserError("r: norm", "the merge overflows float16", "less")
+        return become(self, genome)
+
+    monkeypatch.setattr(Candidates, "become", refused)
+    execute(recipe(), home / "out", where="r")
+    facts = record(home / "out")
+    assert facts["fitness"]["start"] is None
+    assert "the start failed" in facts["honesty"]["warning"]
+    assert [set(row) for row in facts["honesty"]["rows"]] == [
+        {"name", "best_fitness", "best_test"}, {"name", "best_fitness"}
+    ]  # fmt: skip
+
+
+def test_test_rows_that_cannot_be_asked_are_told_before_the_search(home: Path) -> None:
+    write_jsonl(home / "test.jsonl", [pair("9+9=", "8" * 5000)])
+    with pytest.raises(UserError, match=r"a row of \d+ tokens"):
+        execute(recipe(), home / "out", where="r")
+    assert not (home / "out.partial/journal.jsonl").exists()
 
 
 def test_hub_names_are_inputs_by_their_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

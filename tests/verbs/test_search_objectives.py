@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from smelt.core import digest
+from smelt.core import digest, registry
 from smelt.core.errors import UserError
 from smelt.data.document import write_jsonl
+from smelt.evals.benchmark import Item
+from smelt.evals.candidates import prepare_sides
+from smelt.evals.exam import Exam
+from smelt.evals.fitness import refuse_test_items
+from smelt.evals.recipe import BenchmarkEntry
 from smelt.verbs import merge
 from smelt.verbs.search import check, execute
 from tests.merge.conftest import finetune
@@ -44,6 +49,7 @@ def recipe(**search: Any) -> dict[str, Any]:
     }
 
 
+ROWS = {"data": "fitness.jsonl", "domains": {"sum": 1.0}}
 BENCHMARKS = {"benchmarks": {"chains": 1.0}, "folder": ".", "max_new_tokens": 6}
 
 
@@ -68,6 +74,37 @@ def test_a_benchmark_is_asked_on_its_fitness_split_and_shown_on_its_test_split(h
     (home / "fitness.jsonl").write_text((home / "test.jsonl").read_text())
     with pytest.raises(UserError, match=r"also stands in test.jsonl"):
         execute(data, home / "cheat", where="r")
+    # Without a test split beside it, that of `smelt fetch` is looked at.
+    (home / ".cache/smelt/data/chains").mkdir(parents=True)
+    (home / "test.jsonl").rename(home / ".cache/smelt/data/chains/test.jsonl")
+    with pytest.raises(UserError, match=r"also stands in .*chains/test.jsonl"):
+        prepare_sides(data, "r")
+    (home / "fitness.jsonl").unlink()
+    (home / "fitness.jsonl").symlink_to(home / ".cache/smelt/data/chains/test.jsonl")
+    with pytest.raises(UserError, match="leads to a test split"):
+        prepare_sides(data, "r")
+
+
+def test_as_many_items_of_the_test_split(home: Path) -> None:
+    fitness = {**BENCHMARKS, "limit": 4}
+    sides = prepare_sides(recipe(fitness=fitness), "r")
+    assert [len(exam.items) for exam in (*sides.fitness, *sides.test)] == [4, 4]
+    # The fifth item of the test is not shown, and guarded all the same.
+    rows = (home / "test.jsonl").read_text().splitlines(keepends=True)
+    (home / "fitness.jsonl").write_text(rows[5])
+    with pytest.raises(UserError, match=r"also stands in test.jsonl"):
+        prepare_sides(recipe(fitness=fitness), "r")
+
+
+def test_a_question_with_other_choices_is_another() -> None:
+    def exam(choices: tuple[str, ...]) -> Exam:
+        benchmark = registry.load("benchmark", "arc_challenge")
+        item = Item("1", "arc_challenge", "Which is an opinion?", "A", choices=choices)
+        return Exam(BenchmarkEntry(name="arc_challenge"), benchmark, Path("x"), [item], [])
+
+    refuse_test_items(exam(("cats", "dogs")), exam(("cats", "cows")), "r")
+    with pytest.raises(UserError, match="also stands"):
+        refuse_test_items(exam(("cats", "dogs")), exam(("Dogs", "cats")), "r")
 
 
 def test_a_benchmark_without_a_fitness_split_is_refused(home: Path) -> None:
@@ -146,7 +183,11 @@ BAD = [
     ({"layer_groups": [1, 3], "evaluations": [5]}, "1 of them for 2 stages"),
     ({"layer_groups": []}, "layer_groups"),
     ({"workers": 0}, "workers: found 0"),
-    ({"fitness": {**BENCHMARKS, "test": "no.jsonl"}}, "test: no such file: no.jsonl"),
+    ({"fitness": {**ROWS, "test": "no.jsonl"}}, "test: no such file: no.jsonl"),
+    ({"fitness": {**BENCHMARKS, "test": "test.jsonl"}}, "fitness.test: a key that goes with data"),
+    ({"fitness": {**BENCHMARKS, "domains": {"sum": 1.0}}}, "fitness.domains: a key that goes"),
+    ({"fitness": {**ROWS, "max_new_tokens": 6}}, "max_new_tokens: a key that goes with benchm"),
+    ({"fitness": {**ROWS, "batch_size": 6}}, "batch_size: a key that goes with benchmarks"),
 ]
 
 

@@ -235,6 +235,34 @@ ATTACKS = {
         "    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))\n    return True",
         {"error"},
     ),
+    "limits of the server": (
+        "import os, resource\nfor name in ('CPU', 'FSIZE', 'NPROC', 'NOFILE', 'AS'):\n"
+        "    limit = getattr(resource, 'RLIMIT_' + name)\n"
+        "    resource.prlimit(os.getppid(), limit, (0, 0))\ndef attack(): return True",
+        {"error"},
+    ),
+    "rank of the server": (
+        "import os\ndef attack():\n    os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)\n"
+        "    return True",
+        {"error"},
+    ),
+    "idle server": (
+        "import os\ndef attack():\n    os.sched_setscheduler(os.getppid(), os.SCHED_IDLE,\n"
+        "        os.sched_param(0))\n    return True",
+        {"error"},
+    ),
+    "interrupt of the server": (
+        "import os, signal\ndef attack():\n    while True: os.kill(os.getppid(), signal.SIGINT)",
+        {"died"},
+    ),
+    "message queue": (
+        "import ctypes\ndef attack():\n"
+        "    return ctypes.CDLL(None).mq_open(b'/x', 0o102, 0o600, None) >= 0",
+        {"wrong_answer"},
+    ),
+    "closed folder": (
+        "import os\nos.chmod('/tmp', 0o500)\ndef attack(): return False", {"wrong_answer", "error"},
+    ),
     "memory in a file descriptor": (
         "import os\ndef attack(): return os.memfd_create('x') > 0", {"error"},
     ),

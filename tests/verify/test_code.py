@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+import time
 from collections import Counter, OrderedDict, deque, namedtuple
 from decimal import Decimal
 from fractions import Fraction
@@ -180,6 +181,25 @@ def test_the_same_program_gives_the_same_results() -> None:
     assert code.run([job, job], workers=2) == [(True, "right")] * 2
 
 
+def test_a_source_that_no_message_holds_is_a_verdict() -> None:
+    """Characters that take twelve bytes each on the way."""
+    assert code.score("# " + "\U0001f600" * 1_900_000, GOLD) == (False, "output_limit")
+
+
+def test_numpy_starts_no_threads() -> None:
+    """It would start one for each core, up to the limit of processes."""
+    pytest.importorskip("numpy")
+    program = "import numpy, os\ndef threads(): return len(os.listdir('/proc/self/task'))"
+    assert code.score(program, "assert threads() == 1") == (True, "right")
+
+
+def test_long_fences_take_no_time() -> None:
+    begun = time.process_time()
+    for fill in ("`", " ", "-", "1"):
+        assert answer.blocks("```" + fill * 50_000) == []
+    assert time.process_time() - begun < 1
+
+
 @pytest.mark.parametrize(
     ("written", "wanted"),
     [
@@ -237,6 +257,9 @@ def test_the_filter_jumps_where_it_should() -> None:
         assert verdict(machine, architecture, numbers["socket"]) == refuse
         assert verdict(machine, architecture, numbers["clone"], 17) == allow
         assert verdict(machine, architecture, numbers["clone"], 0x10000011) == refuse
+        limits = {"x86_64": 302, "aarch64": 261}[machine]
+        assert verdict(machine, architecture, limits, 0) == allow
+        assert verdict(machine, architecture, limits, 1) == refuse
         assert verdict(machine, architecture, 435) == none
         assert verdict(machine, architecture, 442) == refuse
         assert verdict(machine, architecture, 0x40000001) == refuse

@@ -1,10 +1,11 @@
 """Hand cases of the two verifiers for text answers (the traps of design/evaluation.md 5)."""
 
+import time
 from fractions import Fraction
 
 import pytest
 
-from smelt.verify import choice, number
+from smelt.verify import choice, number, words
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,10 @@ from smelt.verify import choice, number
         (r"\boxed{18 \text{ apples}}, 5 of them green", 18),
         (r"\$1{,}234", 1234),
         (r"1,\!234", 1234),
+        (r"1\,234", 1234),
+        (r"it is -2\frac{1}{2}", Fraction(-5, 2)),
+        ("2 1/2 hours", Fraction(5, 2)),
+        (r"2\frac{1}{0}", None),
         (r"\boxed{7} or \boxed{8", 7),
         (r"2 or \boxed{}", None),
         ("1.5e3 m", 1500),
@@ -67,12 +72,34 @@ def test_equal_numbers_in_other_clothes() -> None:
         ("I would say (A) at first but (E) fits", "E"),
         ("A cat sat.", None),
         ("It is an Apple", None),
+        ("Option A is wrong. So the answer must be C.", "C"),
+        ("The right option is B because option A is too long", "B"),
+        ("The answer is I think unknown", None),
+        ("The answer is $B$.", "B"),
+        (r"The answer is $\text{B}$.", "B"),
+        (r"\boxed{b}", "B"),
+        ("The answer is C, and A would be wrong", "C"),
+        ("Answer: A, B, C, D", None),
+        ("The answer is A or B.", None),
+        ("The answer is (A) and (B).", None),
+        ("(A) (B) (C) (D)", None),
+        ("It is (A) or (D).", None),
         ("the answer is Cats", None),
         ("", None),
     ],
 )
 def test_choice(text: str, letter: str | None) -> None:
     assert choice.last(text) == letter
+
+
+@pytest.mark.parametrize("fill", [" ", "\n", "*", "(", "answer ", "\\boxed{", "A "])
+@pytest.mark.parametrize("start", ["answer", "\\boxed{", "answer is", ""])
+def test_long_runs_take_no_time(start: str, fill: str) -> None:
+    """Models that have lost their way write thousands of blanks."""
+    begun = time.process_time()
+    assert choice.last(start + fill * 20_000 + "x") in (None, "A")
+    assert words.last(start + fill * 20_000 + "x", ("yes", "no")) is None
+    assert time.process_time() - begun < 2
 
 
 def test_choice_refuses_a_gold_that_is_no_letter() -> None:

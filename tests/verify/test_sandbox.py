@@ -19,13 +19,16 @@ import smelt
 from smelt.core.errors import UserError
 from smelt.verify import code
 from smelt.verify.sandbox import isolation
+from smelt.verify.sandbox.inside.server import Server
 from smelt.verify.sandbox.job import Job
 from smelt.verify.sandbox.pool import REASONS, Pair
 from tests.verify.hostile import ATTACKS, FORGERIES
 
 SOUND = Job(
-    "import os\ndef double(x): return 2 * x\ndef left(): return os.listdir('.')",
-    ("double", "left"), "assert double(4) == 8\nassert left() == []", 5.0,
+    "import os\ndef double(x): return 2 * x\ndef left(): return os.listdir('.')\n"
+    "def write(): return open('file', 'w').write('x')",
+    ("double", "left", "write"),
+    "assert double(4) == 8\nassert left() == []\nassert write() == 1", 5.0,
 )  # fmt: skip
 SECONDS = 0.25
 
@@ -151,8 +154,9 @@ def test_the_program_is_nobody(target: Target) -> None:
 
 def test_a_box_that_dies_is_replaced(target: Target) -> None:
     for role in ("program", "judge"):
-        os.killpg(target.pair.box(role).process.pid, signal.SIGKILL)
-        target.pair.box(role).process.wait()
+        process = target.pair.box(role).process  # asked again, it may be the new box's
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
         assert target.pair.judge(SOUND) == (True, "right")
     slow = Job("import time\ntime.sleep(30)", (), "")
     group = target.pair.box("program").process.pid
@@ -162,6 +166,18 @@ def test_a_box_that_dies_is_replaced(target: Target) -> None:
     killer.join()
     assert target.pair.judge(SOUND) == (True, "right")
     assert processes(target.pair) == target.processes
+
+
+def test_a_server_that_was_changed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no filter is known a program can set rank and limits of its server, which has its
+    user: then the next program gets another box."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        server = Server(theirs, False, "")
+        monkeypatch.setattr(os, "getpriority", lambda *given: 19)
+        server.run()
+        theirs.close()
+        assert ours.recv(1) == b""
 
 
 def test_a_plain_process_ends_too() -> None:
@@ -211,6 +227,9 @@ def test_an_ordinary_user_has_the_same_levels() -> None:
         "    pair = pool.Pair(level)\n"
         "    assert pair.judge(Job('def f(x): return 2 * x', ('f',), 'assert f(4) == 8'))[0]\n"
         "    assert not pair.judge(Job('def f(x): return x', ('f',), 'assert f(4) == 8'))[0]\n"
+        '    write = \'def f(path): return open(path, "w").write("x")\'\n'
+        "    for path in ('/x', '/dev/x', '/dev/shm/x', '/usr/x') if level != 'process' else ():\n"
+        "        assert pair.judge(Job(write, ('f',), f'f({path!r})')) == (False, 'error'), path\n"
         "    print(level)\n    pair.close()\n"
     )
     environment = {"PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"}

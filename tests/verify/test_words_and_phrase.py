@@ -25,6 +25,12 @@ from smelt.verify._boxed import box
         ("This is a false friend", "False", "no_word"),
         ("The conclusion must be false.", "True", "wrong_answer"),
         ("TRUE", "true", "right"),
+        ("The statement is not true.", "True", "no_word"),
+        ("It isn't false.", "False", "no_word"),
+        ("The answer is yes or no.", "yes", "no_word"),
+        ("The answer is yes/no.", "no", "no_word"),
+        ("Is it true, false or uncertain? The conclusion is false.", "False", "right"),
+        ("Yes, no cat barks", "yes", "right"),
     ],
 )
 def test_words(answer: str, gold: str, expected: str) -> None:
@@ -43,6 +49,10 @@ def test_a_word_of_no_family_is_refused() -> None:
         ("The answer is B) Monday", "(B)", "right"),
         ("\\boxed{\\text{(B)}}", "(B)", "right"),
         ("So the answer is Bad luck.", "(B)", "wrong_answer"),
+        ("So the answer is (A) or (B).", "(A)", "wrong_answer"),
+        ("(A) (B) (C)", "(A)", "wrong_answer"),
+        ("So the answer is A, B, C.", "(A)", "wrong_answer"),
+        ("So the answer is (A), and (B) is wrong.", "(A)", "right"),
         ("So the answer is valid.", "valid", "right"),
         ("So the answer is invalid.", "valid", "wrong_answer"),
         ("the answer is 1,024.", "1024", "right"),

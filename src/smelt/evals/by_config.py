@@ -8,8 +8,10 @@ from smelt.evals import lm_eval
 from smelt.evals.benchmark import Benchmark
 from smelt.evals.evaluate import check_shape
 from smelt.evals.models import entry_of
+from smelt.evals.recipe import EvalRecipe
 from smelt.models.by_config import (
     ASSUMED,
+    DTYPE_BYTES,
     PROMPT_TOKENS,
     answering_hours,
     bytes_each,
@@ -31,7 +33,7 @@ def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
     lines: list[str] = []
     families: dict[tuple[Any, ...], list[str]] = {}
     stored, hours, cards = 0, 0.0, 1
-    asked = _asked(recipe.benchmarks)
+    asked = _asked(recipe, where)
     for name, model in recipe.models.items():
         entry = entry_of(model)
         if entry.backend not in ("transformers", "vllm"):
@@ -43,8 +45,12 @@ def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
                  if "embed" not in key and "lm_head" not in key}  # fmt: skip
         families.setdefault((found.config["model_type"], *sorted(inner.items())), []).append(name)
         stored += size * bytes_each(found.config)
-        cards = max(cards, num_cards(size))
-        hours += sum(answering_hours(size, items, PROMPT_TOKENS, new) for items, new in asked)
+        usual = "float32" if entry.backend == "transformers" else "auto"  # auto: as it is stored
+        width = DTYPE_BYTES.get(entry.options.get("dtype", usual), bytes_each(found.config))
+        cards = max(cards, num_cards(size, width))
+        hours += sum(
+            answering_hours(size, width, items, PROMPT_TOKENS, new) for items, new in asked
+        )
         lines.append(f"{name}: {size / 1e9:.1f}e9 parameters; {found.source}")
     for members in families.values():
         told = "can be merged if their ancestor is one" if len(members) > 1 else "to be fused only"
@@ -58,16 +64,25 @@ def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
     return lines
 
 
-def _asked(entries: list[Any]) -> list[tuple[int, int]]:
-    """(items, budget of an answer) of each benchmark, as its file says."""
+def _asked(recipe: EvalRecipe, where: str) -> list[tuple[int, int]]:
+    """(answers, budget of each) of each benchmark, as its file says. Raises UserError."""
     found = []
-    for entry in entries:
+    for entry in recipe.benchmarks:
         if lm_eval.is_task(entry.name):
             continue
         benchmark: Benchmark = registry.load("benchmark", entry.name)
-        items = benchmark.splits[entry.split or benchmark.test_split]
-        form = benchmark.forms.get("base" if entry.form == "auto" else entry.form)
-        assert form is not None
-        new = 1 if form.options is not None else form.max_new_tokens
-        found.append((min(items, entry.limit or items), new))
+        items = benchmark.splits.get(entry.split or benchmark.test_split)
+        if items is None:
+            raise UserError(
+                f"{where}: {entry.name}", "no number of items known of this split",
+                f"one of: {', '.join(benchmark.splits) or 'none, the rows are your own'}",
+                "smelt check without --config-only reads the file",
+            )  # fmt: skip
+        if entry.form not in ("auto", *benchmark.forms):
+            found_form = f"{entry.name} has no form '{entry.form}'"
+            raise UserError(f"{where}: form", found_form, f"one of: {', '.join(benchmark.forms)}")
+        form = benchmark.forms["base" if entry.form == "auto" else entry.form]
+        new = 1 if form.options is not None else recipe.max_new_tokens or form.max_new_tokens
+        answers = 1 if form.options is not None else recipe.samples
+        found.append((min(items, entry.limit or items) * answers, new))
     return found

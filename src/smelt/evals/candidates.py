@@ -1,9 +1,11 @@
 """Candidates of a search, merged in memory and scored: what every worker builds for itself."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from smelt.core import registry
@@ -15,6 +17,7 @@ from smelt.merge.apply import InMemory
 from smelt.models.fitness import Network, RowFitness, row_weights
 from smelt.models.load import network_of, pick_device
 from smelt.models.network import NetworkBackend
+from smelt.search.fitness import Rows
 from smelt.search.prepare import Ready, prepare
 from smelt.search.recipe import Fitness
 
@@ -57,28 +60,39 @@ def prepare_sides(data: dict[str, Any], where: str) -> Sides:
         found = f"size, and {ready.plan.method.name}, which changes no base"
         raise UserError(f"{where}: search.objectives", found, "a method with a base_model")
     fitness, place = ready.section.fitness, f"{where}: search.fitness"
-    exams = fitness_exams(fitness, place)
-    tests = [exam for exam in _tests(fitness, place) if exam is not None]
+    exams, tests = fitness_exams(fitness, place), _tests(fitness, place)
     for exam in exams:
         for test in tests:
-            if test.entry.name == exam.entry.name:
-                refuse_test_items(exam, test, f"{place}.benchmarks.{exam.entry.name}")
-    return Sides(ready, exams, tests)
+            refuse_test_items(exam, test, f"{place}.benchmarks.{exam.entry.name}")
+    return Sides(ready, exams, [_as_many(test, fitness.limit) for test in tests])
 
 
-def _tests(fitness: Fitness, place: str) -> list[Exam | None]:
-    """The test split of each benchmark, None where its file is not here."""
-    found: list[Exam | None] = []
+def _tests(fitness: Fitness, place: str) -> list[Exam]:
+    """The whole test split of each benchmark that has one in the folder or where `smelt fetch`
+    puts it."""
+    found: list[Exam] = []
     for name in fitness.benchmarks:
         benchmark = registry.load("benchmark", name)
-        try:
-            find_data(name, benchmark, fitness.folder, benchmark.test_split, place)
-        except UserError:
-            found.append(None)
-            continue
-        one = fitness.model_copy(update={"benchmarks": {name: fitness.benchmarks[name]}})
-        found += fitness_exams(one, place, split="test")
+        for folder in (fitness.folder, None):
+            try:
+                find_data(name, benchmark, folder, benchmark.test_split, place)
+            except UserError:
+                continue
+            one = {"benchmarks": {name: fitness.benchmarks[name]}, "folder": folder}
+            found += fitness_exams(fitness.model_copy(update=one), place, split="test")
+            break
     return found
+
+
+def _as_many(exam: Exam, limit: int) -> Exam:
+    """The first items of each group, as many as the fitness may have."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for item in exam.items:
+        seen[item.group] += 1
+        if seen[item.group] <= limit:
+            kept.append(item)
+    return replace(exam, items=kept)
 
 
 def items_of(sides: Sides) -> tuple[list[str], list[float]]:
@@ -103,34 +117,41 @@ class Candidates:
         self.space = ready.spaces[-1]
         self.memory = InMemory(ready.recipe, where)
         # Of the result's config: a tied donor may become untied by its experts.
-        model = network_of(self.memory.plan.config, self.memory.names, pick_device(device))
+        model = network_of(
+            self.memory.plan.config,
+            self.memory.names,
+            pick_device(device),
+            getattr(torch, ready.section.fitness.dtype),
+        )
         self.network = Network(model)
         self._plain = {name: self.memory.values(name) for name in self.memory.names}
-        self.fitness = self.scores(test=False)
-        # A race comes back to its survivors: what was merged once is copied, not merged again.
-        self._merged: dict[tuple[float, ...], dict[str, Tensor]] = {}
-
-    def scores(self, *, test: bool) -> Scores:
-        """The items of the fitness, or of the test, before the network as it is at the time."""
-        ready, section = self.sides.ready, self.sides.ready.section
         donor = self.memory.plan.models[self.memory.plan.donor].folder
         # Its weights change between calls, so no answer of it is kept: it needs no identity.
         backend = NetworkBackend(
-            self.network.model, donor, identity="", batch_size=section.fitness.batch_size
+            model, donor, identity="", batch_size=ready.section.fitness.batch_size
         )
-        exams = self.sides.test if test else self.sides.fitness
+        self.fitness = self._scores(backend, sides.fitness, ready.fitness_rows)
+        # Asked when the search has ended, read now: what cannot be asked is to be told before.
+        self.test: Scores | None = None
+        if sides.test or ready.test_rows:
+            self.test = self._scores(backend, sides.test, ready.test_rows)
+        # A race comes back to its survivors: what was merged once is copied, not merged again.
+        self._merged: dict[tuple[float, ...], dict[str, Tensor]] = {}
+
+    def _scores(self, backend: NetworkBackend, exams: list[Exam], rows: Rows) -> Scores:
+        """Items before the network as it is at the time."""
+        fitness = self.sides.ready.section.fitness
         if exams:
             return BenchmarkFitness(
-                exams, backend, section.fitness.benchmarks, self.where,
-                max_new_tokens=section.fitness.max_new_tokens,
+                exams, backend, fitness.benchmarks, self.where,
+                max_new_tokens=fitness.max_new_tokens,
             )  # fmt: skip
-        rows = ready.test_rows if test else ready.fitness_rows
         return RowFitness(
             self.network.model,
             backend.prompts.tokenizer,
             rows,
-            section.fitness.domains,
-            "likelihood" if section.fitness.measure == "likelihood" else "exact",
+            fitness.domains,
+            "likelihood" if fitness.measure == "likelihood" else "exact",
         )
 
     def become(self, genome: list[float]) -> float:

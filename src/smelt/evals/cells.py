@@ -71,7 +71,9 @@ def _cell(marks: list[Mark], pass_at: list[int]) -> Cell:
         cell["unfinished"] = sum(not mark.finished for mark in marks)
     if pass_at:
         counts = [(len(s), sum(score == 1.0 for score in s)) for s in by_item.values()]
-        cell["pass_at"] = {str(k): round(pass_at_interval(counts, k)[0], 4) for k in pass_at}
+        # Options are chosen by likelihood, once: there is nothing to draw k of.
+        if drawn := [k for k in pass_at if k <= min(count for count, _ in counts)]:
+            cell["pass_at"] = {str(k): round(pass_at_interval(counts, k)[0], 4) for k in drawn}
     return cell
 
 

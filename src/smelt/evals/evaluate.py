@@ -10,14 +10,15 @@ from smelt.core.run import Run
 from smelt.evals import lm_eval
 from smelt.evals.answers import Store
 from smelt.evals.cells import cells_of, scores_of
-from smelt.evals.exam import Exam, read_exam, write_sheet
-from smelt.evals.gain import comparisons, gains
-from smelt.evals.harness import Drawing, Mark, answer_sheet, majority, write_samples
-from smelt.evals.models import FolderPaper, check_model, entry_of, input_of, open_backend
+from smelt.evals.exam import Exam, Paper, read_exam, write_sheet
+from smelt.evals.gain import Scored, comparisons, gains
+from smelt.evals.harness import Drawing, answer_sheet, majority, read_scores, write_samples
+from smelt.evals.models import check_model, entry_of, input_of, open_backend, takes_device
 from smelt.evals.recipe import BenchmarkEntry, EvalRecipe, ModelEntry
 from smelt.evals.text import likelihood, read_text
 from smelt.models.backend import Backend
 from smelt.models.backends.transformers import network_and_tokenizer
+from smelt.models.load import pick_device
 from smelt.verify import code
 
 SEE = "smelt show verb eval"
@@ -25,11 +26,13 @@ SEE = "smelt show verb eval"
 
 @dataclass(frozen=True)
 class Ready:
-    """A checked recipe: its models with their backends, its exams (None: a task of lm-eval)."""
+    """A checked recipe: its models with their backends, its exams (None: a task of lm-eval), and
+    files of solved examples that prompts show (benchmark -> path)."""
 
     recipe: EvalRecipe
     models: dict[str, ModelEntry]
     exams: list[tuple[BenchmarkEntry, Exam | None]]
+    shown: dict[int, Path]
     where: str
 
 
@@ -52,6 +55,11 @@ def check_shape(data: dict[str, Any], where: str) -> EvalRecipe:
     if recipe.samples > 1 and not recipe.temperature:
         found = f"{recipe.samples} samples, which at temperature 0 are all the same"
         raise UserError(f"{where}: samples", found, "a temperature, e.g. 0.8")
+    drawn = {"temperature": recipe.temperature, "max_new_tokens": recipe.max_new_tokens}
+    for key, value in drawn.items():
+        if value and any(lm_eval.is_task(entry.name) for entry in recipe.benchmarks):
+            expected = "a recipe of their own for tasks of lm-eval, with options: gen_kwargs"
+            raise UserError(f"{where}: {key}", "does not reach lm_eval/TASK", expected)
     for k in recipe.pass_at:
         if k > recipe.samples:
             raise UserError(f"{where}: pass_at", f"found {k}", f"at most {recipe.samples} samples")
@@ -64,9 +72,9 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     if not recipe.benchmarks and not recipe.text:
         raise UserError(where, "nothing to measure", "benchmarks or text", "smelt ls benchmark")
     models: dict[str, ModelEntry] = {}
-    papers: dict[str, FolderPaper | None] = {}
+    papers: dict[str, Paper | None] = {}
     for name, model in recipe.models.items():
-        if "/" in name or name.startswith("."):
+        if not name or "/" in name or name.startswith("."):
             raise UserError(f"{where}: models.{name}", "no plain name", "a name without '/'")
         models[name] = entry_of(model)
         papers[name] = check_model(models[name], f"{where}: models.{name}")
@@ -76,6 +84,7 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
             raise UserError(f"{where}: text", found, expected)
     exams: list[tuple[BenchmarkEntry, Exam | None]] = []
     groups: set[str] = set()
+    shown: dict[int, Path] = {}
     for index, entry in enumerate(recipe.benchmarks):
         place = f"{where}: benchmarks[{index}]"
         exam = None if lm_eval.is_task(entry.name) else read_exam(entry, place)
@@ -87,31 +96,41 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
         if exam is None:
             lm_eval.check_task(entry, place, unsafe_code=recipe.unsafe_code)
             continue
+        solved = 0
         for name, paper in papers.items():
-            if paper is not None:
+            if paper is None:
+                solved += len(exam.pool)
+            else:
                 spot = f"{where}: models.{name}, benchmarks[{index}]"
                 sheet = write_sheet(exam, paper, spot, max_new_tokens=recipe.max_new_tokens)
-                if sheet.form.job is not None:
-                    code.isolation(unsafe=recipe.unsafe_code)
-    _check_rows(recipe, exams, groups, where)
+                solved += max(sheet.shots)
+        if any(form.job is not None for form in exam.benchmark.forms.values()):
+            code.isolation(unsafe=recipe.unsafe_code)
+        if solved and exam.shots_path is not None:
+            shown[index] = exam.shots_path
+    _check_rows(recipe, groups, where)
     for path in recipe.text.values():
         read_text(Path(path), where)
-    return Ready(recipe, models, exams, where)
+    return Ready(recipe, models, exams, shown, where)
 
 
-def _check_rows(
-    recipe: EvalRecipe,
-    exams: list[tuple[BenchmarkEntry, Exam | None]],
-    groups: set[str],
-    where: str,
-) -> None:
-    """Rows that groups and combined skills name must be there (lm-eval's are known later)."""
-    if any(exam is None for _, exam in exams):
-        return
+def check_device(ready: Ready, device: str) -> None:
+    """Raise UserError for a device that is not there, or that no model here would run on."""
+    pick_device(device)
+    if device not in ("cpu", "auto") and not any(map(takes_device, ready.models.values())):
+        backends = ", ".join(sorted({entry.backend for entry in ready.models.values()}))
+        raise UserError("--device", f"'{device}', which {backends} does not take", "no --device")
+
+
+def _check_rows(recipe: EvalRecipe, groups: set[str], where: str) -> None:
+    """Rows that groups and combined skills name must be there (which tasks a group of lm-eval has
+    is known later)."""
+    theirs = any(row.startswith("lm_eval:") for row in groups)
     for key, named in (("groups", recipe.groups), ("combined", recipe.combined)):
         for name, members in named.items():
             asked = {*members, name} if key == "combined" else set(members)
-            if unknown := sorted(asked - groups):
+            lm_rows = {row for row in asked if row.startswith("lm_eval:")} if theirs else set()
+            if unknown := sorted(asked - groups - lm_rows):
                 found = f"unknown row '{unknown[0]}'"
                 raise UserError(f"{where}: {key}.{name}", found, str(sorted(groups)))
 
@@ -140,6 +159,7 @@ def inputs_of(ready: Ready) -> dict[str, str]:
     for index, (_, exam) in enumerate(ready.exams):
         if exam is not None:
             inputs[f"benchmarks.{index}"] = str(exam.path)
+    inputs |= {f"benchmarks.{index}.shots": str(path) for index, path in ready.shown.items()}
     return inputs | {f"text.{name}": path for name, path in ready.recipe.text.items()}
 
 
@@ -150,28 +170,31 @@ def evaluate(ready: Ready, run: Run, *, device: str, seed: int) -> None:
     scores: dict[str, dict[str, Any]] = {}
     likelihoods: dict[str, Any] = {}
     floors: dict[str, float] = {}
-    marks: dict[str, dict[str, list[Mark]]] = {}
+    single: dict[str, dict[str, Scored]] = {}
     with Store.open(None if recipe.cache else run.folder / "answers.sqlite") as store:
         for name, entry in ready.models.items():
             place = f"{ready.where}: models.{name}"
             backend = open_backend(entry, device=device, batch_size=recipe.batch_size)
             try:
-                scores[name], marks[name] = {}, {}
+                scores[name], single[name] = {}, {}
                 for benchmark, exam in ready.exams:
                     label = f"eval {name}: {benchmark.name}"
                     samples = run.folder / "samples" / name
                     if exam is None:
-                        scores[name] |= lm_eval.run_task(
+                        cells = lm_eval.run_task(
                             backend, benchmark, where=place, store=store, samples_folder=samples,
                             seed=seed, limit=benchmark.limit, unsafe_code=recipe.unsafe_code,
                         )  # fmt: skip
+                        scores[name] |= cells
+                        for row in cells:
+                            single[name][row] = read_scores(samples / f"{row}.jsonl")
                         continue
                     sheet = write_sheet(exam, backend, place, max_new_tokens=recipe.max_new_tokens)
                     found = answer_sheet(exam, sheet, backend, store, drawing=drawing,
                                          unsafe_code=recipe.unsafe_code, label=label)  # fmt: skip
                     for group in exam.groups:
                         own = [mark for mark in found if mark.item.group == group]
-                        marks[name][group] = own
+                        single[name][group] = scores_of(own)
                         write_samples(samples / f"{group}.jsonl", own)
                         floors[group] = majority([m.item for m in own if not m.sample])
                     scores[name] |= cells_of(
@@ -182,7 +205,6 @@ def evaluate(ready: Ready, run: Run, *, device: str, seed: int) -> None:
                 backend.close()
     if not recipe.cache:
         (run.folder / "answers.sqlite").unlink(missing_ok=True)
-    single = {model: {g: scores_of(m) for g, m in own.items()} for model, own in marks.items()}
     run.note(scores=scores, likelihood=likelihoods, majority=floors)
     run.note(groups=recipe.groups, roles=recipe.roles)
     if found_pairs := comparisons(single, [(first, second) for first, second in recipe.compare]):

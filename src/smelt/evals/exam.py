@@ -8,7 +8,7 @@ from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.evals.benchmark import Benchmark, Form, Item
 from smelt.evals.recipe import BenchmarkEntry
-from smelt.evals.rows import find_data, read_items, read_shots
+from smelt.evals.rows import find_data, find_shots, read_items, read_shots
 from smelt.models.backend import Message
 
 # An answer is given at least this much room (or its budget): below it, examples are left out.
@@ -19,13 +19,15 @@ SLACK = 8
 
 @dataclass(frozen=True)
 class Exam:
-    """A benchmark with the items that were asked for, and the pool of solved examples."""
+    """A benchmark with the items that were asked for, and the pool of solved examples (read from
+    `shots_path`)."""
 
     entry: BenchmarkEntry
     benchmark: Benchmark
     path: Path
     items: list[Item]
     pool: list[Item]
+    shots_path: Path | None = None
 
     @property
     def groups(self) -> list[str]:
@@ -59,7 +61,8 @@ def read_exam(entry: BenchmarkEntry, where: str) -> Exam:
     most = max(entry.shots if entry.shots is not None else form.shots
                for form in benchmark.forms.values())  # fmt: skip
     pool = read_shots(entry.name, benchmark, path, where, most=most + 1) if most else []
-    return Exam(entry, benchmark, path, items, pool)
+    shots_path = find_shots(entry.name, benchmark, path) if pool else None
+    return Exam(entry, benchmark, path, items, pool, shots_path)
 
 
 def form_of(exam: Exam, has_template: bool, where: str) -> tuple[str, Form]:
@@ -110,6 +113,10 @@ def write_sheet(
     name, form = form_of(exam, template, where)
     wanted = exam.entry.shots if exam.entry.shots is not None else form.shots
     chat = name == "chat"
+    if wanted and form.example is None:
+        found = f"shots: {wanted} in the {name} form of {exam.entry.name}, which shows no examples"
+        more = [other for other, one in exam.benchmark.forms.items() if one.example is not None]
+        raise UserError(where, found, " or ".join(["shots: 0", *(f"form: {one}" for one in more)]))
     if wanted and not exam.pool:
         name = exam.entry.name
         raise UserError(

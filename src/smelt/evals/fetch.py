@@ -93,6 +93,9 @@ def _hub_rows(hub: Hub, split: str, where: str) -> tuple[Iterator[Row], dict[str
             )
         except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             raise _unreachable(f"{what}, split {theirs}", error, where) from error
+        for column, feature in found.features.items():
+            if isinstance(feature, datasets.Image):  # nobody looks at it: no Pillow is needed
+                found = found.cast_column(column, datasets.Image(decode=False))
         loaded.append((config, found))
 
     def converted() -> Iterator[Row]:

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 from smelt.core import registry
 from smelt.core.errors import UserError
-from smelt.evals.benchmark import Benchmark
+from smelt.data.document import normalize
+from smelt.evals.benchmark import Benchmark, Item
 from smelt.evals.exam import Exam, Sheet, read_exam, write_sheet
 from smelt.evals.harness import Drawing, answer_sheet
 from smelt.evals.recipe import BenchmarkEntry
+from smelt.evals.rows import split_of
 from smelt.models.backend import Backend
 from smelt.search.recipe import Fitness
 
@@ -15,41 +17,41 @@ from smelt.search.recipe import Fitness
 def fitness_exams(fitness: Fitness, where: str, *, split: str = "fitness") -> list[Exam]:
     """The exams of a fitness on their fitness splits, or (`split="test"`) on their test splits.
 
-    Raises UserError for a benchmark that has no split for a search, and for an item that also
-    stands in the test split where that is at hand: then the search would learn the test.
+    Raises UserError for a fitness split that is a link to the test split.
     """
     exams = []
     for name in fitness.benchmarks:
         benchmark: Benchmark = registry.load("benchmark", name)
-        if benchmark.fitness_split is None:
-            raise UserError(
-                f"{where}: benchmarks.{name}", "a benchmark with a test split only",
-                "one whose fitness split a search may use: "
-                + ", ".join(_searchable()), "smelt ls benchmark",
-            )  # fmt: skip
         chosen = benchmark.fitness_split if split == "fitness" else benchmark.test_split
         entry = BenchmarkEntry(
             name=name, data=fitness.folder, split=chosen, form=fitness.form,
             limit=fitness.limit if split == "fitness" else None,
         )  # fmt: skip
-        exams.append(read_exam(entry, f"{where}: benchmarks.{name}"))
+        exam = read_exam(entry, f"{where}: benchmarks.{name}")
+        if split == "fitness" and split_of(exam.path.resolve()) == benchmark.test_split:
+            raise UserError(
+                f"{where}: benchmarks.{name}", f"{exam.path} leads to a test split",
+                "rows that no test will ask",
+            )  # fmt: skip
+        exams.append(exam)
     return exams
 
 
-def _searchable() -> list[str]:
-    known = registry.names("benchmark")
-    return [name for name in known if registry.load("benchmark", name).fitness_split is not None]
-
-
 def refuse_test_items(exam: Exam, test: Exam, where: str) -> None:
-    """Raise UserError when a question of the fitness split also stands in the test split."""
-    asked = {item.question for item in test.items}
+    """Raise UserError when a question of the fitness split, with its choices in any order, also
+    stands in the test split."""
+    asked = {_asked(item) for item in test.items}
     for item in exam.items:
-        if item.question in asked:
+        if _asked(item) in asked:
             raise UserError(
                 where, f"item {item.id} of {exam.path} also stands in {test.path}",
-                "rows that no test will ask",
+                "rows that no test will ask", "leave out what both have, or a smaller limit",
             )  # fmt: skip
+
+
+def _asked(item: Item) -> tuple[str, ...]:
+    """Words such as "which is an opinion?" are another question with other choices."""
+    return normalize(item.question), *sorted(map(normalize, item.choices))
 
 
 class BenchmarkFitness:

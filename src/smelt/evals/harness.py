@@ -1,6 +1,7 @@
 """Ask a model every question of an exam, keep every answer, count what could not be read."""
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,9 @@ def _choose(
             marks.append(Mark(item, 0, "", "", 0.0, "too_long", {}, 0, False))
             continue
         nats = [one.nats for one in found[start:stop]]
+        if any(map(math.isnan, nats)):  # of broken weights; a greatest one would be the first
+            marks.append(Mark(item, 0, prompt, "", 0.0, "no_likelihood", {}, 0, True))
+            continue
         texts = [query.continuation for query in queries[start:stop]]
         # Without the blank that joins it to the prompt, as lm-eval counts characters.
         per = [
@@ -179,6 +183,14 @@ def write_samples(path: Path, marks: list[Mark]) -> None:
             if several:
                 row["sample"] = mark.sample
             stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def read_scores(path: Path) -> list[tuple[str, float]]:
+    """(item, score) of every kept answer; none where something else than scores was measured."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if any(row["correct"] is None for row in rows):
+        return []
+    return [(row["id"], float(row["correct"])) for row in rows]
 
 
 def majority(items: list[Item]) -> float:

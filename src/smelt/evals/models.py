@@ -7,7 +7,8 @@ from pathlib import Path
 from smelt.checkpoint.reader import Checkpoint, local_path
 from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core import registry
-from smelt.core.errors import UserError
+from smelt.core.errors import UserError, require
+from smelt.evals.exam import Paper
 from smelt.evals.recipe import ModelEntry
 from smelt.models.backend import Backend, Message
 from smelt.models.load import check_rows, context_of
@@ -15,6 +16,8 @@ from smelt.models.prompts import Prompts
 
 # Backends that read files of this machine, which are inputs of the run.
 LOCAL = ("transformers", "llama_cpp", "vllm")
+# Extras that a backend needs beside what smelt cannot do without.
+NEEDS = {"llama_cpp": "export", "vllm": "vllm"}
 
 
 def entry_of(model: str | ModelEntry) -> ModelEntry:
@@ -41,21 +44,26 @@ class FolderPaper:
         return [len(ids) for ids in self.prompts.encode(texts)]
 
 
-def check_model(entry: ModelEntry, where: str) -> FolderPaper | None:
-    """Everything that can be known of a model without its weights, and, of a checkpoint folder,
-    what its prompts are written for.
+def check_model(entry: ModelEntry, where: str) -> Paper | None:
+    """Everything that can be known of a model without its weights, and, of a checkpoint folder or
+    an endpoint, what its prompts are written for.
 
-    Raises UserError for an unknown backend or option, a missing file, a tokenizer that does not
-    fit.
+    Raises UserError for an unknown backend or option, a missing package, file or key, a tokenizer
+    that does not fit.
     """
     registry.check_keywords("backend", entry.backend, entry.options, f"{where}.options")
+    if entry.backend in NEEDS:
+        require(NEEDS[entry.backend])
     if entry.backend == "llama_cpp":
         if not Path(entry.model).is_file():
             raise UserError(where, f"no such file: {entry.model}", "a GGUF file")
-    elif entry.backend == "transformers":
+    elif entry.backend in ("transformers", "vllm"):
         checkpoint = Checkpoint.open(entry.model)
         check_rows(checkpoint.config, open_tokenizer(checkpoint.folder), where)
-        return FolderPaper(context_of(checkpoint.config), Prompts(checkpoint.folder))
+        context = entry.options.get("context") or context_of(checkpoint.config)
+        return FolderPaper(context, Prompts(checkpoint.folder))
+    elif entry.backend == "openai":  # looks at key and address only
+        return open_backend(entry, device="cpu", batch_size=1)
     return None
 
 
@@ -65,6 +73,11 @@ def input_of(entry: ModelEntry) -> Path | None:
         return None
     path = Path(entry.model)
     return path if entry.backend == "llama_cpp" else Path(local_path(entry.model))
+
+
+def takes_device(entry: ModelEntry) -> bool:
+    """Does the backend run where it is told to?"""
+    return "device" in inspect.signature(registry.load("backend", entry.backend)).parameters
 
 
 def open_backend(entry: ModelEntry, *, device: str, batch_size: int) -> Backend:

@@ -136,20 +136,24 @@ def read_items(
     return items
 
 
+def find_shots(name: str, benchmark: Benchmark, path: Path) -> Path | None:
+    """The file of solved examples: beside the data file `path`, or where `smelt fetch` puts it."""
+    if benchmark.shots_split is None:
+        return None
+    folders = (path.parent, data_folder() / short_name(name))
+    files = (split_file(folder, benchmark.shots_split) for folder in folders)
+    return next((found for found in files if found is not None), None)
+
+
 def read_shots(
     name: str, benchmark: Benchmark, path: Path, where: str, *, most: int = POOL
 ) -> list[Item]:
-    """Solved examples: the first `most` of each subject in the shots split.
+    """Solved examples: the first `most` of each subject in the file of `find_shots`; none without.
 
-    They stand beside the data file `path`, or where `smelt fetch` puts them; without either there
-    are none. A row with a `text` instead of a question is a prompt of several examples (BBH):
+    A row with a `text` instead of a question is a prompt of several examples (BBH):
     description, then `Q: ...`, `A: ...`, with blank lines between.
     """
-    if benchmark.shots_split is None:
-        return []
-    folders = (path.parent, data_folder() / short_name(name))
-    files = (split_file(folder, benchmark.shots_split) for folder in folders)
-    file = next((found for found in files if found is not None), None)
+    file = find_shots(name, benchmark, path)
     if file is None:
         return []
     pool: list[Item] = []

@@ -20,8 +20,9 @@ from smelt.models.load import BAD_MODEL, empty_model
 RECORDED = registry.ROOT / "recipes/unconstrained/configs.json"
 """Configurations of the paper's models as we know them, for machines without a hub."""
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# An H100 SXM as its data sheet has it, and the share of it that batched inference reaches.
-FLOPS, BANDWIDTH, MEMORY = 989e12 * 0.4, 3.35e12 * 0.6, 80e9
+# An H100 SXM as its data sheet has it (by bytes of a number), and the share of it that batched
+# inference reaches.
+FLOPS, BANDWIDTH, MEMORY = {2: 989e12 * 0.4, 4: 67e12 * 0.4}, 3.35e12 * 0.6, 80e9
 HUB_SECONDS, CONFIG_BYTES = 10.0, 1 << 20
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 1000, 256, 64
 
@@ -119,19 +120,21 @@ def bytes_each(config: dict[str, Any]) -> int:
     return DTYPE_BYTES.get(str(config.get("torch_dtype", config.get("dtype"))), 4)
 
 
-def num_cards(parameters: int) -> int:
-    """GPUs that hold a model in 16 bits, with a fifth to spare for its caches."""
-    return max(1, math.ceil(1.2 * 2 * parameters / MEMORY))
+def num_cards(parameters: int, width: int) -> int:
+    """GPUs that hold a model in numbers of `width` bytes, with a fifth to spare for its caches."""
+    return max(1, math.ceil(1.2 * width * parameters / MEMORY))
 
 
-def answering_hours(parameters: int, items: int, prompt_tokens: int, new_tokens: int) -> float:
-    """GPU-hours of an H100 to answer `items` prompts in 16 bits; see `ASSUMED`.
+def answering_hours(
+    parameters: int, width: int, items: int, prompt_tokens: int, new_tokens: int
+) -> float:
+    """GPU-hours of an H100 to answer `items` prompts in numbers of `width` bytes; see `ASSUMED`.
 
     Prompts cost 2 operations per parameter and token; answers read all weights once a token and
     batch.
     """
-    prompts = items * prompt_tokens * 2 * parameters / FLOPS
-    answers = math.ceil(items / BATCH) * new_tokens * 2 * parameters / BANDWIDTH
+    prompts = items * prompt_tokens * 2 * parameters / FLOPS[width]
+    answers = math.ceil(items / BATCH) * new_tokens * width * parameters / BANDWIDTH
     return (prompts + answers) / 3600
 
 

@@ -49,10 +49,9 @@ def write(
         Row(index, ids, request.max_new_tokens)
         for index, (ids, request) in enumerate(zip(encoded, requests, strict=True))
     ]
-    widest = max((len(row.ids) + row.extra for row in rows), default=0)
     memory = Shared(reader)
     cut = batches(
-        rows, most_rows=batch_size, fits=reader.fits, share=reader.shares(widest), pad=reader.plain
+        rows, most_rows=batch_size, fits=reader.fits, share=reader.shares, pad=reader.plain
     )
     for part, shared in cut:
         answers = [

@@ -35,10 +35,9 @@ def likelihood(
         sizes = [len(pairs[index][1]) for index in group]
         copies = max(1, sum(size > 1 for size in sizes))
         rows.append(Row(number, pairs[group[0]][0], max(sizes) - 1, copies))
-    widest = max((len(row.ids) + row.extra for row in rows), default=0)
     memory = Shared(reader)
     cut = batches(
-        rows, most_rows=batch_size, fits=reader.fits, share=reader.shares(widest), pad=reader.plain
+        rows, most_rows=batch_size, fits=reader.fits, share=reader.shares, pad=reader.plain
     )
     for part, shared in cut:
         asked = [groups[row.index] for row in part]

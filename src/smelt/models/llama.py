@@ -9,7 +9,7 @@ from smelt.core.errors import UserError
 from smelt.models.backend import Likelihood, Message, Query, Request, Written
 from smelt.models.llama_server import LlamaServer
 
-VERSION = 1
+VERSION = 2
 FIRST_LOOK = 64  # likeliest tokens in which a wanted one is looked for before asking for all
 
 
@@ -31,11 +31,12 @@ class LlamaCpp:
         self.context = min(context, int(facts["n_ctx_train"]))
         self._lead = begun[: len(begun) - len(bare)] if begun[-len(bare) :] == bare else []
         self._has_template: bool | None = None
+        self._control: dict[str, bool] = {}
         runtime = version("xllamacpp")
         self.identity = digest.value(["llama_cpp", VERSION, runtime, digest.file(path)])
 
-    def _ids(self, text: str, special: bool) -> list[int]:
-        body = {"content": text, "add_special": special, "parse_special": True}
+    def _ids(self, text: str, special: bool, *, control: bool = True) -> list[int]:
+        body = {"content": text, "add_special": special, "parse_special": control}
         return [int(index) for index in self._server.ask("/tokenize", body)["tokens"]]
 
     def _prompt(self, text: str) -> list[int]:
@@ -89,10 +90,19 @@ class LlamaCpp:
             "temperature": request.temperature, "samplers": ["temperature", "top_p"],
             "top_p": request.top_p, "seed": request.seed & 0x7FFFFFFF, "return_tokens": True,
             "cache_prompt": False,
+            # Control tokens are seen as text only if told, so none could be a stop text.
+            "preserved_tokens": list(request.stop),
         })  # fmt: skip
         # An end token was predicted, but is no part of the answer.
-        size = int(found["tokens_predicted"]) - (found["stop_type"] == "eos")
+        ended = found["stop_type"] == "eos" or self._is_control(str(found["stopping_word"]))
+        size = int(found["tokens_predicted"]) - ended
         return Written(str(found["content"]), size, found["stop_type"] in ("eos", "word"))
+
+    def _is_control(self, text: str) -> bool:
+        if text not in self._control:
+            own = self._ids(text, False), self._ids(text, False, control=False)
+            self._control[text] = len(own[0]) == 1 and own[0] != own[1]
+        return self._control[text]
 
     def likelihood(
         self, queries: list[Query], done: Callable[[list[int], list[Likelihood]], None], label: str

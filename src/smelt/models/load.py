@@ -47,8 +47,13 @@ def _reason(error: Exception) -> str:
     return lines[-1][:200] if lines else type(error).__name__
 
 
-def load_model(folder: Path | str, device: torch.device | str = "cpu") -> PreTrainedModel:
-    """A causal language model in float32, in evaluation mode. Safetensors only, no remote code.
+def load_model(
+    folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode. Safetensors only, no remote code.
+
+    dtype: of the weights. Casting a loaded model instead would round what has to stay exact, such
+    as the frequencies of rotary positions.
 
     Raises UserError when the folder holds none, or its files do not fit its configuration: a
     tensor that is missing, of another shape, or in a layer that the configuration does not have.
@@ -58,7 +63,7 @@ def load_model(folder: Path | str, device: torch.device | str = "cpu") -> PreTra
     try:
         model, facts = cast(Any, AutoModelForCausalLM).from_pretrained(
             checkpoint.folder,
-            dtype=torch.float32,
+            dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -152,8 +157,13 @@ def fresh_model(
     return cast(PreTrainedModel, model.float().train(False))
 
 
-def network_of(config: dict[str, Any], names: list[str], device: torch.device) -> PreTrainedModel:
-    """The network of a config.json in float32, for tensors of these names to be copied into.
+def network_of(
+    config: dict[str, Any],
+    names: list[str],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """The network of a config.json, for tensors of these names to be copied into.
 
     Raises UserError when it cannot be built, or has tensors that are not among the names.
     """
@@ -161,7 +171,7 @@ def network_of(config: dict[str, Any], names: list[str], device: torch.device) -
     try:
         kind = type(AutoConfig.for_model(config.get("model_type", "")))
         model = cast(Any, AutoModelForCausalLM).from_config(
-            kind.from_dict(dict(config)), dtype=torch.float32
+            kind.from_dict(dict(config)), dtype=dtype
         )
     except BAD_MODEL as error:
         found = f"cannot be built ({_reason(error)})"

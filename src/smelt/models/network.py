@@ -1,8 +1,10 @@
 """A Hugging Face network as a generator backend; also one whose tensors a search overwrites."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from smelt.core import progress
@@ -83,7 +85,12 @@ class NetworkBackend:
                             "fewer max_new_tokens or examples")  # fmt: skip
 
     def close(self) -> None:
-        """Nothing to do: memory is freed with the object."""
+        """Let go of the network, and give its memory back for the model that comes next."""
+        accelerated = self.model.device.type != "cpu"
+        del self.model, self._reader
+        gc.collect()
+        if accelerated:
+            torch.accelerator.memory.empty_cache()
 
 
 def _with_bar(label: str, total: int, run: Callable[[Callable[[int], None]], None]) -> None:

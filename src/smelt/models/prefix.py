@@ -69,13 +69,19 @@ def _alike_ahead(rows: list[Row]) -> list[int]:
 
 
 def batches(
-    rows: list[Row], *, most_rows: int, fits: Callable[[int, int], bool], share: bool, pad: bool
+    rows: list[Row],
+    *,
+    most_rows: int,
+    fits: Callable[[int, int], bool],
+    share: Callable[[int], bool],
+    pad: bool,
 ) -> Iterator[tuple[list[Row], int]]:
     """Batches of rows in their order, each with the number of first tokens that its rows share and
     that are read once (at least one token of each row is left to read on its own).
 
-    fits: (rows, tokens of the longest with its answer) -> whether memory holds them; share: may a
-    beginning be read for several rows; pad: may rows of different lengths stand together.
+    fits: (rows, tokens of the longest with its answer) -> whether memory holds them; share: may
+    rows of at most so many tokens share a beginning; pad: may rows of different lengths stand
+    together.
     """
     rows = ordered(rows)
     ahead = _alike_ahead(rows)
@@ -84,13 +90,15 @@ def batches(
     for row, group in zip(rows, ahead, strict=True):
         if part:
             now = common(part[0].ids, row.ids, shared if len(part) > 1 else len(row.ids))
-            now = min(now, len(row.ids) - 1, len(part[0].ids) - 1) if share else 0
+            most = max(total, len(row.ids) + row.extra)
+            shareable = share(most)
+            now = min(now, len(row.ids) - 1, len(part[0].ids) - 1) if shareable else 0
             length = max(longest, len(row.ids))
-            room = fits(wide + row.width, max(total, len(row.ids) + row.extra))
+            room = fits(wide + row.width, most)
             read = (len(part) + 1) * (length - now) <= READ_TOKENS
             # Rows of another beginning would cost these what they share, or these cost them.
             loss = shared >= ALIKE and len(part) * (shared - now) > length
-            apart = share and now < ALIKE and (loss or group >= GROUP)
+            apart = now < ALIKE and (loss or (shareable and group >= GROUP))
             if (
                 len(part) >= most_rows
                 or not room

@@ -10,6 +10,13 @@ from smelt.checkpoint.tokenizer import TextTokenizer, open_tokenizer
 from smelt.core.errors import UserError
 from smelt.models.backend import Message
 
+# What day it is for a chat template that writes the date (Llama 3, Mistral): the one that Llama's
+# falls back to. The true one would change every prompt, and with it answers, over night.
+_PARTS = {"%Y": "2024", "%y": "24", "%m": "07", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26",
+          "%A": "Friday", "%a": "Fri", "%H": "00", "%M": "00", "%S": "00"}  # fmt: skip
+_FILLED = "".join(f" | replace('{code}', '{text}')" for code, text in _PARTS.items())
+TODAY = "{% macro strftime_now(format) %}{{ format" + _FILLED + " }}{% endmacro %}{{ '' }}"
+
 
 class Prompts:
     """The tokenizer of a checkpoint folder. Unlike in training texts, control tokens that stand in
@@ -130,7 +137,12 @@ def render_chat(tokenizer: Any, messages: list[Message], where: object) -> str:
     from jinja2 import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        template = tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = TODAY + template
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
     except (TemplateError, ValueError, TypeError) as error:
         found = f"its chat template refuses the conversation ({error})"
         raise UserError(where, found, "form: base") from error

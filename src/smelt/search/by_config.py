@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.merge.compatible import compare_configs
 from smelt.merge.recipe import model_name
 from smelt.models.by_config import (
     ASSUMED,
     BANDWIDTH,
+    DTYPE_BYTES,
     MEMORY,
     NEW_TOKENS,
     PROMPT_TOKENS,
@@ -102,13 +104,23 @@ def _cost(
     held = 4 * sum(sizes.values())
     evaluations, fitness = section.evaluations, section.fitness
     candidates = sum(evaluations) if isinstance(evaluations, list) else evaluations
-    items = fitness.limit * len(fitness.benchmarks or fitness.domains)
+    items = sum(_num_items(fitness.limit, name) for name in fitness.benchmarks)
+    items = items or fitness.limit * len(fitness.domains)
+    width = DTYPE_BYTES[fitness.dtype]
+    cards = num_cards(largest, width)
+    beyond = ", more than the one that a search puts it on" if cards > 1 else ""
     new = fitness.max_new_tokens or NEW_TOKENS
-    one = answering_hours(largest, items, PROMPT_TOKENS, new) + held / BANDWIDTH / 3600
+    one = answering_hours(largest, width, items, PROMPT_TOKENS, new) + held / BANDWIDTH / 3600
     return [
         f"disk: {stored / 1e9:.0f} GB to download, {largest * 2 / 1e9:.0f} GB for the result",
-        f"memory: {held / 1e9:.0f} GB for base and experts in float32, and {num_cards(largest)} "
-        f"GPU of {MEMORY / 1e9:.0f} GB for the candidate in 16 bits",
+        f"memory: {held / 1e9:.0f} GB for base and experts in float32, and {cards} "
+        f"GPU of {MEMORY / 1e9:.0f} GB for the candidate in {fitness.dtype}{beyond}",
         f"about {candidates * one:.1f} GPU-hours for {candidates} candidates x {items} items, "
         f"without racing ({ASSUMED}; prompts of {PROMPT_TOKENS} tokens, answers of {new})",
     ]
+
+
+def _num_items(limit: int, name: str) -> int:
+    """Of a benchmark's fitness split, as its file says."""
+    benchmark = registry.load("benchmark", name)
+    return min(limit, int(benchmark.splits.get(benchmark.fitness_split, limit)))

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+from smelt.core import registry
 from smelt.core.errors import UserError
-from smelt.data.document import Document, read_jsonl
+from smelt.data.document import Document, read_jsonl, split_key
 from smelt.search.recipe import Fitness, SearchSection
 
 Rows = dict[str, list[Document]]
 """By domain."""
+
+OF_ROWS = ("domains", "test")
+OF_BENCHMARKS = ("folder", "form", "max_new_tokens", "batch_size")
 
 
 def check_section(section: SearchSection, where: str) -> None:
@@ -16,6 +20,17 @@ def check_section(section: SearchSection, where: str) -> None:
     if (fitness.data is None) == (not fitness.benchmarks):
         found = "neither data nor benchmarks" if fitness.data is None else "data and benchmarks"
         raise UserError(place, found, "one of the two", "smelt show verb search")
+    for name in fitness.benchmarks:
+        if registry.load("benchmark", name).fitness_split is None:
+            raise UserError(
+                f"{place}.benchmarks.{name}", "a benchmark with a test split only",
+                f"one whose fitness split a search may use: {', '.join(_searchable())}",
+            )  # fmt: skip
+    kind, other = ("data", "benchmarks") if fitness.data is not None else ("benchmarks", "data")
+    for key in OF_BENCHMARKS if kind == "data" else OF_ROWS:
+        if key in fitness.model_fields_set:
+            found = f"a key that goes with {other}, and the fitness is of {kind}"
+            raise UserError(f"{place}.{key}", found, f"no `{key}`")
     if fitness.data is not None and not fitness.domains:
         raise UserError(f"{place}.domains", "no domain", "domains of the rows, each with a weight")
     if fitness.benchmarks and fitness.measure not in (None, "score"):
@@ -40,6 +55,14 @@ def check_section(section: SearchSection, where: str) -> None:
             raise UserError(f"{where}.{key}", found, f"{stages}, or one for all stages")
     if isinstance(section.layer_groups, list) and not section.layer_groups:
         raise UserError(f"{where}.layer_groups", "an empty list", "at least one stage")
+    if isinstance(section.evaluations, int) and section.evaluations < stages:
+        found = f"{section.evaluations} for {stages} stages of layer_groups"
+        raise UserError(f"{where}.evaluations", found, "at least one candidate for each stage")
+
+
+def _searchable() -> list[str]:
+    known = registry.names("benchmark")
+    return [name for name in known if registry.load("benchmark", name).fitness_split is not None]
 
 
 def per_stage(section: SearchSection) -> list[tuple[int, dict[str, object]]]:
@@ -61,12 +84,14 @@ def read_fitness(fitness: Fitness, where: str) -> Rows:
     path = Path(fitness.data)
     if not path.is_file():
         raise UserError(where, f"no such file: {path}", "JSONL rows")
-    if path.resolve().name.partition(".")[0] == "test":
-        raise UserError(where, f"{path} is a test split", "rows that no test will ask")
-    test = test_file(fitness, where)
-    asked = {row.id for row in read_jsonl(test)} if test is not None else set()
-    for row in read_jsonl(path):
-        if row.id in asked:
+    for place in (path, path.resolve()):
+        if place.name.partition(".")[0].lower() == "test":
+            raise UserError(where, f"{path} is a test split", "rows that no test will ask")
+    # By what is asked: an id may be written anew, and a prompt is no other with another answer.
+    asked = {split_key(row): test for test in test_files(fitness, where)
+             for row in read_jsonl(test)}  # fmt: skip
+    for row in read_jsonl(path) if asked else ():
+        if (test := asked.get(split_key(row))) is not None:
             shared = f"row {row.id} of {path} also stands in the test split {test}"
             raise UserError(where, shared, "rows that no test will ask")
     found, seen = _by_domain(path, fitness)
@@ -80,23 +105,28 @@ def read_fitness(fitness: Fitness, where: str) -> Rows:
 
 def read_test(fitness: Fitness, where: str) -> Rows:
     """As many rows of the same domains from the test split; empty where there is none."""
-    path = test_file(fitness, where)
-    if path is None:
+    files = test_files(fitness, where)
+    if not files:
         return {}
-    found, _ = _by_domain(path, fitness)
+    found, _ = _by_domain(files[0], fitness)
     return {name: rows for name, rows in found.items() if rows}
 
 
-def test_file(fitness: Fitness, where: str) -> Path | None:
-    """The test split: as the recipe says, or beside the fitness rows. Raises UserError."""
-    if fitness.test is not None:
-        if not Path(fitness.test).is_file():
-            raise UserError(f"{where}.test", f"no such file: {fitness.test}", "JSONL rows")
-        return Path(fitness.test)
+def test_files(fitness: Fitness, where: str) -> list[Path]:
+    """The test splits at hand: as the recipe says, and beside the fitness rows (where they are
+    named, and where a link leads). The first one is shown. Raises UserError."""
     if fitness.data is None:
-        return None
-    beside = [Path(fitness.data).with_name(f"test.jsonl{ending}") for ending in ("", ".gz")]
-    return next((path for path in beside if path.is_file()), None)
+        return []
+    given = [] if fitness.test is None else [Path(fitness.test)]
+    if given and not given[0].is_file():
+        raise UserError(f"{where}.test", f"no such file: {fitness.test}", "JSONL rows")
+    named = Path(fitness.data)
+    beside = [
+        path.with_name(f"test.jsonl{ending}")
+        for path in (named, named.resolve())
+        for ending in ("", ".gz")
+    ]
+    return given + [path for path in beside if path.is_file()]
 
 
 def _by_domain(path: Path, fitness: Fitness) -> tuple[Rows, list[str]]:

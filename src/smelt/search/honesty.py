@@ -10,15 +10,17 @@ from smelt.core.interval import Z95
 @dataclass(frozen=True)
 class Side:
     """Start and best of a search on the items of one split. names: the domain or benchmark of
-    each item; weights: its share of the whole; start, best: its values, more is better."""
+    each item; weights: its share of the whole; start, best: its values, more is better (no start:
+    it failed)."""
 
     names: list[str]
     weights: list[float]
-    start: list[float]
+    start: list[float] | None
     best: list[float]
 
     def gain(self) -> tuple[float, float]:
         """Weighted mean of best minus start, and the variance of that mean over items drawn."""
+        assert self.start is not None
         gains = [b - s for s, b in zip(self.start, self.best, strict=True)]
         total = math.fsum(self.weights)
         mean = math.fsum(w * g for w, g in zip(self.weights, gains, strict=True)) / total
@@ -50,14 +52,12 @@ def compare_sides(fitness: Side, test: Side | None, measure: str) -> dict[str, A
     """
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(fitness.names):
-        row: dict[str, Any] = {
-            "name": name,
-            "start_fitness": round(fitness.mean(fitness.start, name), 4),
-            "best_fitness": round(fitness.mean(fitness.best, name), 4),
-        }
-        if test is not None and name in test.names:
-            row["start_test"] = round(test.mean(test.start, name), 4)
-            row["best_test"] = round(test.mean(test.best, name), 4)
+        row: dict[str, Any] = {"name": name}
+        for split, side in (("fitness", fitness), ("test", test)):
+            if side is not None and name in side.names:
+                if side.start is not None:
+                    row[f"start_{split}"] = round(side.mean(side.start, name), 4)
+                row[f"best_{split}"] = round(side.mean(side.best, name), 4)
         rows.append(row)
     record: dict[str, Any] = {"measure": measure, "rows": rows, "optimism": None, "error": None}
     shared = [] if test is None else [name for name in fitness.names if name in test.names]
@@ -66,6 +66,9 @@ def compare_sides(fitness: Side, test: Side | None, measure: str) -> dict[str, A
             "no test split is at hand, so nothing here says whether the gain is more than a fit "
             "to the fitness items"
         )
+        return record
+    if fitness.start is None:
+        record["warning"] = "the start failed, so nothing says what was gained on either split"
         return record
     (gain, one), (kept, other) = _only(fitness, set(shared)).gain(), test.gain()
     optimism, error = gain - kept, Z95 * math.sqrt(one + other)
@@ -82,5 +85,5 @@ def _only(side: Side, names: set[str]) -> Side:
     keep = [place for place, name in enumerate(side.names) if name in names]
     return Side(
         [side.names[i] for i in keep], [side.weights[i] for i in keep],
-        [side.start[i] for i in keep], [side.best[i] for i in keep],
+        side.start and [side.start[i] for i in keep], [side.best[i] for i in keep],
     )  # fmt: skip

@@ -46,7 +46,7 @@ class Log:
         if len(whole) < len(data):  # a row cut off by a kill
             with self.path.open("r+b") as stream:
                 stream.truncate(len(whole))
-        for number, line in enumerate(whole.decode("utf-8").splitlines()):
+        for number, line in enumerate(whole.splitlines()):
             try:
                 row = json.loads(line)
                 key = row["candidate"], tuple(row["items"])

@@ -12,7 +12,7 @@ from smelt.merge import record
 from smelt.merge.apply import experts_of
 from smelt.merge.plan import MergePlan, plan
 from smelt.merge.recipe import MergeRecipe, parse_recipe
-from smelt.search.fitness import Rows, check_section, read_fitness, read_test, test_file
+from smelt.search.fitness import Rows, check_section, read_fitness, read_test, test_files
 from smelt.search.genes import Gene, as_words, find_genes, without_marks
 from smelt.search.recipe import SearchSection
 from smelt.search.space import Space, at_values, stages
@@ -88,8 +88,8 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     inputs = record.inputs(found)
     if section.fitness.data is not None:
         inputs["fitness"] = section.fitness.data
-    if (test := test_file(section.fitness, place)) is not None:
-        inputs["test"] = str(test)
+    if shown := test_files(section.fitness, place):
+        inputs["test"] = str(shown[0])
     warm = None
     if section.warm_start is not None:
         warm = _warm_file(section.warm_start, where)

@@ -35,6 +35,8 @@ class Fitness(Recipe):
     beside `data`, where there is one, unless given."""
     batch_size: int = Field(default=256, gt=0)
     """score: prompts generated at once."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision in which a candidate is scored, whatever it is stored in; 16 bits on a GPU."""
 
 
 class Racing(Recipe):

@@ -37,7 +37,7 @@ def search_stages(
     found: list[Result] = []
     for stage, (evaluations, options) in enumerate(per_stage(section)):
         space = ready.spaces[stage]
-        own = seed_for(seed, "search", str(stage))
+        own = seed_for(seed, "search", *([str(stage)] if stage else []))
         result = evolve(
             make(genome, own, objectives=objectives, **options),
             pool,

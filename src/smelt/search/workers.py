@@ -13,7 +13,6 @@ candidate that cannot be merged; values may be NaN."""
 
 
 @runtime_checkable
-@runtime_checkable
 class Pool(Protocol):
     """Takes measurements, at most `workers` at a time, and gives them back as they are done."""
 
@@ -46,7 +45,7 @@ class Here:
     workers = 1
 
     def __init__(self, measure: Measure) -> None:
-        self._measure = measure
+        self._measure: Measure | None = measure
         self._waiting: deque[tuple[int, list[float], list[int]]] = deque()
 
     def submit(self, candidate: int, genome: list[float], items: list[int]) -> None:
@@ -55,11 +54,13 @@ class Here:
 
     def finished(self) -> tuple[int, Answer]:
         """Measure the one that waits longest."""
+        assert self._measure is not None, "closed"
         candidate, genome, items = self._waiting.popleft()
         return candidate, answer(self._measure, genome, items)
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Nothing runs; the models are not held for the merge that follows."""
+        self._measure = None
 
 
 def pool(build: Callable[[], Measure], workers: int = 1, address: str | None = None) -> Pool:

@@ -11,6 +11,7 @@ from smelt.core.run import Run
 from smelt.verbs._options import (
     Device,
     OutOption,
+    Seed,
     Settings,
     out_folder,
     read_recipe,
@@ -33,16 +34,17 @@ def eval(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Items per group.")] = None,
     out_option: OutOption = None,
+    seed: Seed = 0,
     device: Device = "cpu",
     settings: Settings = None,
 ) -> None:
     """Evaluate models, e.g. `smelt eval A B --benchmark gsm8k=test.jsonl.gz --out scores`."""
     if recipe is not None:
-        if models or benchmark or text or limit:
+        if models or benchmark or text or limit is not None:
             raise UserError("smelt eval", "a recipe and other arguments", "one of the two")
         content, where = read_recipe(recipe, settings)
     else:
-        named = [_pair(model, Path(model).name) for model in models or []]
+        named = [_pair(model, Path(model).resolve().name) for model in models or []]
         if len({name for name, _ in named}) < len(named):
             raise UserError("smelt eval", "two models of one name", "NAME=FOLDER for each")
         entries = [entry.partition("=")[::2] for entry in benchmark or []]
@@ -53,7 +55,7 @@ def eval(
         }
         content, where = config.override(content, settings or [], "eval"), "eval"
     out = out_folder(None, out_option, "eval")
-    execute(content, out, where=where, device=device)
+    execute(content, out, where=where, seed=seed, device=device)
     _print(out)
 
 
@@ -68,22 +70,15 @@ def _pair(text: str, default: str | None) -> tuple[str, str]:
 
 def _print(out: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from smelt.core.run import read_record
+    from smelt.evals.shown import tables
 
-    record = read_record(out)
-    table = Table("model", "benchmark", "score", "95 % interval", "unread")
-    for model, scores in record["scores"].items():
-        for name, cell in scores.items():
-            share = f"{cell['correct']}/{cell['total']} = {cell['accuracy']:.3f}"
-            interval = f"{cell['low']:.3f} to {cell['high']:.3f}"
-            table.add_row(model, name, share, interval, str(cell["unparsed"]))
-    for model, texts in record["likelihood"].items():
-        for name, cell in texts.items():
-            bits = f"{cell['bits_per_byte']:.4f} bits per byte"
-            table.add_row(model, name, bits, f"perplexity {cell['perplexity']:.3f}", "")
-    Console().print(table)
+    record, console = read_record(out), Console()
+    for table in tables(record):
+        console.print(table)
+    if record["scores"]:
+        console.print(f"Every answer: {out / 'samples'}", soft_wrap=True)
 
 
 def shape(data: dict[str, Any], *, where: str) -> None:
@@ -110,9 +105,10 @@ def execute(
     replace: bool = False,
 ) -> None:
     """Evaluate as a recipe says. Greedy answers do not depend on the seed; drawn ones do."""
-    from smelt.evals.evaluate import evaluate, inputs_of, prepare
+    from smelt.evals.evaluate import check_device, evaluate, inputs_of, prepare
 
     ready = prepare(data, where)
+    check_device(ready, device)
     content = ready.recipe.model_dump(mode="json")
     content["versions"] = {
         entry.name: exam.benchmark.version for entry, exam in ready.exams if exam is not None

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smelt.core import progress
+from smelt.core.errors import UserError
 from smelt.core.run import Run
 from smelt.verbs._options import recipe_verb
 from smelt.verbs.train import write_card
 
 if TYPE_CHECKING:
     from smelt.evals.candidates import Sides
+    from smelt.search.evolve import Result
     from smelt.search.recipe import SearchSection
 
 BEST = """\
@@ -74,6 +76,9 @@ def execute(
 
     sides = prepare_sides(data, where)
     ready, section = sides.ready, sides.ready.section
+    if ":" in device and (section.workers > 1 or section.address is not None):
+        found = f"'{device}' for several workers"
+        raise UserError("--device", found, "cuda: each worker is given a GPU of its own")
     run = Run(out, "search", ready.located(data), sides.inputs, seed=seed, replace=replace)
     if run.done:
         return
@@ -91,7 +96,7 @@ def execute(
         best = ready.located(finest.recipe(result.genome))
         merge_to_folder(plan(parse_recipe(best, where), where), run.folder, resume=True)
         fitness = section.fitness
-        honesty = _honesty(sides, result.genome, where, device)
+        honesty = _honesty(sides, result, where, device)
         run.note(
             method=ready.plan.method.name,
             fitness={
@@ -128,7 +133,7 @@ def _split(sides: "Sides") -> str:
                      for path in paths)  # fmt: skip
 
 
-def _honesty(sides: "Sides", best: list[float], where: str, device: str) -> dict[str, Any]:
+def _honesty(sides: "Sides", result: "Result", where: str, device: str) -> dict[str, Any]:
     """Start and best on the items of the fitness, and on as many of the test, where there is one.
 
     The test is looked at once, when the search has ended.
@@ -137,20 +142,24 @@ def _honesty(sides: "Sides", best: list[float], where: str, device: str) -> dict
     from smelt.search.honesty import Side, compare_sides
     from smelt.search.space import carry
 
-    candidates = Candidates(sides, where, device)
-    start = carry(sides.ready.start(), sides.ready.spaces[0], sides.ready.spaces[-1])
-    asked = {"fitness": candidates.fitness}
-    if sides.test or sides.ready.test_rows:
-        asked["test"] = candidates.scores(test=True)
-    found: dict[str, list[list[float]]] = {name: [] for name in asked}
-    for genome in (start, best):
+    candidates, ready = Candidates(sides, where, device), sides.ready
+
+    def values(genome: list[float]) -> list[list[float]]:
+        """On each side."""
         candidates.become(genome)
-        for name, scores in asked.items():
-            found[name].append(scores(list(range(len(scores.weights))))[0])
-    made = {
-        name: Side(scores.names, scores.weights, *found[name]) for name, scores in asked.items()
-    }
-    return compare_sides(made["fitness"], made.get("test"), measure_of(sides.ready.section))
+        return [scores(list(range(len(scores.weights))))[0] for scores in asked]
+
+    asked = [scores for scores in (candidates.fitness, candidates.test) if scores is not None]
+    start: list[list[float]] | list[None] = [None] * len(asked)
+    if result.start is not None:
+        start = values(carry(ready.start(), ready.spaces[0], ready.spaces[-1]))
+    best = values(result.genome)
+    found = [
+        Side(scores.names, scores.weights, before, after)
+        for scores, before, after in zip(asked, start, best, strict=True)
+    ]
+    fitness, test = found[0], found[1] if len(found) > 1 else None
+    return compare_sides(fitness, test, measure_of(ready.section))
 
 
 def _write_recipe(run: Run, recipe: dict[str, Any], path: Path) -> None:

@@ -1,6 +1,18 @@
-"""What `\\boxed{...}` holds, for the verifiers that read it."""
+"""What several verifiers read alike: what `\\boxed{...}` holds, and lists of options."""
+
+import re
 
 MAX_CHARACTERS = 100_000
+_ANOTHER = re.compile(
+    r"[)\]}*$]*+(?:\s*+(?:,?\s*+(?:or|and)\b|[,/&])|(?<=[)\]])\s*+(?=[(\[]))\s*+(?:option\s++)?"
+    r"[(\[*]*+[A-Z][)\]}*$]*+(?:[.,;/&]|\s*+(?:$|[(\[])|\s++(?:or|and)\b)",
+    re.MULTILINE,
+)
+
+
+def names_another(text: str, at: int) -> bool:
+    """Whether another option follows the one that ends at a place: ", B.", "or (C)", "(D)"."""
+    return _ANOTHER.match(text, at) is not None
 
 
 def box(text: str) -> str | None:

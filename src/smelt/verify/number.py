@@ -1,9 +1,9 @@
 """Numbers: the last number of an answer must equal the gold number.
 
-Understands the Unicode minus, thousands separators (`1,234`, `1{,}234` and `1 234` with a thin or
-non-breaking space), decimals, exponents, fractions (`3/4`, `\\frac{3}{4}`) and
-`\\boxed{...}`; compares exactly, as fractions. Other LaTeX is not read. Units and percent signs
-are ignored.
+Understands the Unicode minus, separators of thousands (`1,234`, `1{,}234`, `1\\,234`, `1 234` with
+a thin or non-breaking space), decimals, exponents, fractions (`3/4`, `\\frac{3}{4}`), mixed numbers
+(`2 1/2`, `2\\frac{1}{2}`) and `\\boxed{...}`; compares exactly, as fractions. Other LaTeX is not
+read. Units and percent signs are ignored.
 Reasons: `right`, `wrong_answer`, `no_number`.
 
 >>> score("So she has 1,234 apples.", "1234")
@@ -27,7 +27,11 @@ _NUMBER = re.compile(
     r"(?:/[0-9]+(?![0-9.])|[eE][-+]?[0-9]{1,3}(?![\w.]))?"
 )
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
-_LATEX_COMMA = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!\s*)(?=[0-9]{3})")
+_MIXED = re.compile(
+    r"(?<![\w.,])([0-9]{1,9}) ?(?:\\[dt]?frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}"
+    r"|(?<= )([0-9]{1,9})/([0-9]{1,9})(?![\w./]))"
+)
+_LATEX_COMMA = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!\s*|\\,)(?=[0-9]{3}(?![0-9]))")
 _SPACE_INSIDE = re.compile(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3})")
 
 
@@ -37,7 +41,7 @@ def last(text: str) -> Fraction | None:
     Only the last 100,000 characters are read.
     """
     text = text[-MAX_CHARACTERS:].translate(_MINUS)
-    text = _LATEX_FRACTION.sub(r"\1/\2", text)
+    text = _LATEX_FRACTION.sub(r"\1/\2", _MIXED.sub(_joined, text))
     boxed = box(text)
     text = _LATEX_COMMA.sub(",", text if boxed is None else boxed)
     text = _SPACE_INSIDE.sub("", text)
@@ -45,6 +49,12 @@ def last(text: str) -> Fraction | None:
     for found in _NUMBER.finditer(text):  # noqa: B007 (the last one is wanted)
         pass
     return None if found is None else _fraction(found, text)
+
+
+def _joined(match: re.Match[str]) -> str:
+    """A mixed number as one fraction."""
+    whole, above, below = (int(part) for part in match.groups() if part)
+    return f"{whole * below + above}/{below}"
 
 
 def _fraction(match: re.Match[str], text: str) -> Fraction | None:

@@ -1,8 +1,8 @@
 """Short texts: what an answer states last must be the gold text, but for case and punctuation.
 
 Stated is what a box holds, or what follows "the answer is" or "Answer:" on its line, or an answer
-of one short line. `(C)` and `C) because` are one choice; numbers compare as numbers, lists with
-and without commas, brackets with and without spaces.
+of one short line. `(C)` and `C) because` are one choice, `(A) or (B)` is none; numbers compare as
+numbers, lists with and without commas, brackets with and without spaces.
 Reasons: `right`, `wrong_answer`, `no_answer`.
 
 >>> score("Sorted by letter. So the answer is barn, damp, dot.", "barn damp dot")
@@ -15,7 +15,7 @@ Reasons: `right`, `wrong_answer`, `no_answer`.
 
 import re
 
-from smelt.verify._boxed import MAX_CHARACTERS, box
+from smelt.verify._boxed import MAX_CHARACTERS, box, names_another
 
 MAX_LINE = 100
 _STATES = re.compile(r"(?i)\banswer(?:\s+is|\s*:)\s*:?[ \t]*")
@@ -53,8 +53,11 @@ def same(found: str, gold: str) -> bool:
     """Is a stated answer the gold text?"""
     letter = _LETTER.fullmatch(gold.strip())
     if letter is not None:
-        chosen = _CHOSEN.match(found.strip().strip("*$`\"'").removeprefix("\\text{"))
-        return chosen is not None and letter[1] in chosen.groups()
+        found = found.strip().strip("*$`\"'").removeprefix("\\text{")
+        chosen = _CHOSEN.match(found)
+        if chosen is None or names_another(found, chosen.end()):
+            return False
+        return letter[1] in chosen.groups()
     one, other = plain(found), plain(gold)
     if one == other:
         return True

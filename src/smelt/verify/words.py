@@ -2,7 +2,8 @@
 
 What the words are follows from the gold word. A box or a stated answer ("the answer is no",
 "Answer: yes") wins, the last one; then an answer that begins with a word ("No, because ..."), then
-a word that ends a sentence. "no" inside a sentence is no answer. "Unknown" means "Uncertain".
+a word that ends a sentence, unless after "not". "no" inside a sentence is no answer, "yes or no"
+is none. "Unknown" means "Uncertain".
 Reasons: `right`, `wrong_answer`, `no_word`.
 
 >>> score("Both are rivers, so the answer is no.", "no")
@@ -22,15 +23,18 @@ _STATED = (
     r"(?:answer|conclusion|statement|hypothesis)(?: is| would be| must be)?[:\s]*"
     r"(?:\*\*|[\"'(\[]|\\boxed\{|\\text\{|\$)*({})(?![\w'’])"
 )
-_BOXED = r"\\boxed\{\s*(?:\\(?:text|textbf|mathrm)\{)?\s*({})\s*\}"
+_BOXED = r"\\boxed\{\s*+(?:\\(?:text|textbf|mathrm)\{\s*+)?({})\s*+\}"
 _BEGINS = r"^[\s*\"'(\[]*({})(?:[\s*\"')\].,!:;]|$)(?!\s*(?:one|way|matter|idea)\b)"
-_ENDS = r"(?<![\w'’])({})[\"'*)\]]*\s*(?:[.!](?:\s|$)|$)"
+_ENDS = r"(?<![\w'’])(?<!not )(?<!n't )({})[\"'*)\]]*\s*(?:[.!](?:\s|$)|$)"
+
+_SEVERAL = r"\b(?:{})[\"'*]*+\s*+(?:(?:or|and)\b|/)\s*+[\"'*]*+(?:{})\b"
 
 
 def last(text: str, family: tuple[str, ...]) -> str | None:
     """The word of the family that a text settles on, or None. Never raises."""
     text = text[-MAX_CHARACTERS:]
     words = [*family, *(key for key, value in _SAME.items() if value in family)]
+    text = re.sub(_SEVERAL.replace("{}", "|".join(words)), " ", text, flags=re.IGNORECASE)
     for pattern in (_BOXED, _STATED, _BEGINS, _ENDS):
         found = re.findall(pattern.replace("({})", f"({'|'.join(words)})"), text, re.IGNORECASE)
         if found:

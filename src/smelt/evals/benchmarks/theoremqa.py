@@ -58,7 +58,7 @@ def _read(answer: str, item: Item, tolerance: float) -> tuple[float, str]:
         right = chosen[1].lower() == item.answer.strip("()").lower()
         return float(right), "right" if right else "wrong_answer"
     if kind.startswith("list"):
-        return _lists(stated, item.answer, tolerance)
+        return _lists(stated, item.answer, 0 if "integer" in kind else tolerance)
     found = number.last(answer if stated is None else stated)
     if found is None:
         return 0.0, "no_number"

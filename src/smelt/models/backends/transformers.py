@@ -1,6 +1,7 @@
 """A checkpoint folder or hub model in this process, on any device that PyTorch knows."""
 
-from typing import Annotated, Any, Literal, cast
+from importlib.metadata import version
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -29,9 +30,9 @@ def transformers(
     of the computation. Raises UserError when it cannot be loaded.
     """
     folder = find_folder(model)
-    place, network = pick_device(device), load_model(folder)
-    network = cast(Any, network).to(place, getattr(torch, dtype))
-    identity = digest.value(["transformers", VERSION, identity_of(folder, dtype)])
+    network = load_model(folder, pick_device(device), getattr(torch, dtype))
+    facts = ["transformers", VERSION, version("transformers")]
+    identity = digest.value([*facts, identity_of(folder, dtype)])
     return NetworkBackend(network, folder, identity=identity, batch_size=batch_size)
 
 

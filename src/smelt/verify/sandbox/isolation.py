@@ -99,7 +99,9 @@ def _bubblewrap() -> list[str]:
         else:
             words += ["--ro-bind", outside, inside]
     words += ["--proc", "/proc", "--dev", "/dev", "--size", str(64 << 20), "--perms", "1777"]
-    return [*words, "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+    # /dev is a file system of its own, of an ordinary caller's: read-only too.
+    words += ["--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*words, "--chdir", "/tmp"]
 
 
 def prepare(level: str, folder: Path) -> None:

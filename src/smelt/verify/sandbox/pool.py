@@ -18,6 +18,7 @@ REASONS = (
     "timeout", "memory", "output_limit", "died", "empty",
 )  # fmt: skip
 _GRACE = 15.0
+_LONGEST = wire.LIMIT - (1 << 16)  # of a source as JSON
 
 
 class Pair:
@@ -42,7 +43,7 @@ class Pair:
         """Run one job. Never raises on what a program does."""
         if not job.program.strip():
             return False, "empty"
-        if max(len(job.program), len(job.tests)) > wire.LIMIT // 8:
+        if max(len(json.dumps(text)) for text in (job.program, job.tests)) > _LONGEST:
             return False, "output_limit"
         try:
             reason = self._run(job)

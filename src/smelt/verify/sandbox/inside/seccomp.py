@@ -14,10 +14,12 @@ keyctl 250 219,add_key 248 217,request_key 249 218,memfd_create 319 279
 shmget 29 194,msgget 68 186,semget 64 190,open_by_handle_at 304 265,personality 135 92
 swapon 167 224,reboot 169 142,kexec_load 246 104,init_module 175 105,finit_module 313 273
 delete_module 176 106,acct 163 89,socket 41 198
-settimeofday 164 170,sethostname 170 161,syslog 103 116
+settimeofday 164 170,sethostname 170 161,syslog 103 116,mq_open 240 180
+setpriority 141 140,sched_setparam 142 118,sched_setscheduler 144 119,sched_setaffinity 203 122
+sched_setattr 314 274,ioprio_set 251 30
 """
-# audit architecture, column of the table, number of clone
-_MACHINES = {"x86_64": (0xC000003E, 1, 56), "aarch64": (0xC00000B7, 2, 220)}
+# audit architecture, column of the table, numbers of clone and prlimit64
+_MACHINES = {"x86_64": (0xC000003E, 1, 56, 302), "aarch64": (0xC00000B7, 2, 220, 261)}
 _CLONE3 = 435
 _NEW_USER = 0x10000000
 _ALLOW, _REFUSE, _NO_SUCH = 0x7FFF0000, 0x00050001, 0x00050026
@@ -29,7 +31,7 @@ def filter_program(machine: str) -> bytes:
     """The filter in classic BPF; empty for a machine whose numbers are not known here."""
     if machine not in _MACHINES:
         return b""
-    architecture, column, clone = _MACHINES[machine]
+    architecture, column, clone, limits = _MACHINES[machine]
     entries = _REFUSED.replace("\n", ",").split(",")
     numbers = sorted(int(entry.split()[column]) for entry in entries if entry)
     lines = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _REFUSE)]
@@ -38,9 +40,11 @@ def filter_program(machine: str) -> bytes:
     lines += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _REFUSE)]
     # clone3 takes its flags by pointer: "no such call" makes libc use clone, whose flags show.
     lines += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _NO_SUCH)]
-    # Each jumps over the rest of the list and four lines more, to the last.
-    lines += [(_EQUAL, len(numbers) - i + 3, 0, number) for i, number in enumerate(numbers)]
-    lines += [(_EQUAL, 0, 1, clone), (_LOAD, 0, 0, 16), (_SET, 1, 0, _NEW_USER)]
+    # Each jumps over the rest of the list and seven lines more, to the last.
+    lines += [(_EQUAL, len(numbers) - i + 6, 0, number) for i, number in enumerate(numbers)]
+    # Limits may be set of the caller (0) alone: the server of its user is not to be starved.
+    lines += [(_EQUAL, 0, 2, limits), (_LOAD, 0, 0, 16), (_EQUAL, 3, 4, 0)]
+    lines += [(_EQUAL, 0, 2, clone), (_LOAD, 0, 0, 16), (_SET, 1, 0, _NEW_USER)]
     lines += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
 
