@@ -177,3 +177,16 @@ def test_bbh_prompts_come_back_word_for_word(bbh: Benchmark) -> None:
         assert text == prompt["text"].strip()
         for one in own:
             assert form.rules["phrase"](one.gold, one)[0] == 1
+
+
+def test_a_limit_takes_subjects_in_turn(tmp_path: Path) -> None:
+    benchmark = registry.load("benchmark", "mmlu")
+    rows = [
+        {"id": str(n), "question": f"q{n}", "choices": ["w", "x", "y", "z"], "answer": "A",
+         "answer_index": 0, "subject": subject}
+        for n, subject in enumerate(["law", "law", "law", "art", "art", "law"])
+    ]  # fmt: skip
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for limit, kept in ((1, ["0"]), (2, ["0", "3"]), (3, ["0", "1", "3"]), (5, list("01234"))):
+        assert [item.id for item in read_items(benchmark, path, limit, [], "w")] == kept

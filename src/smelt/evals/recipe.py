@@ -36,7 +36,7 @@ class BenchmarkEntry(Recipe):
     shots: int | None = Field(default=None, ge=0)
     """Solved examples before the question; what the form says unless given."""
     limit: int | None = Field(default=None, gt=0)
-    """At most this many items per group, the first of the file."""
+    """At most this many items per group: the first of the file, of its subjects in turn."""
     only: list[str] = Field(default=[])
     """Groups or subjects to keep; all when empty."""
     options: dict[str, Any] = Field(default={})

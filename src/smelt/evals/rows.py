@@ -110,7 +110,6 @@ def read_items(
 ) -> list[Item]:
     """The items of a file, in its order: at most `limit` of each group, of groups or subjects in
     `only` (all when empty). Raises UserError, naming file and line, also when nothing is left."""
-    counts: dict[str, int] = {}
     seen: dict[str, str] = {}
     known: set[str] = set()
     items = []
@@ -124,16 +123,26 @@ def read_items(
         known |= {item.group, item.subject}
         if only and item.group not in only and item.subject not in only:
             continue
-        counts[item.group] = counts.get(item.group, 0) + 1
-        if limit is None or counts[item.group] <= limit:
-            items.append(item)
+        items.append(item)
     known.discard("")
     if missing := [name for name in only if name not in known]:
         raise UserError(f"{where}: only", f"'{missing[0]}', not in {path}",
                         nearest(missing[0], sorted(known)))  # fmt: skip
     if not items:
         raise UserError(where, f"{path} has no items", "rows of the benchmark")
-    return items
+    return items if limit is None else _first(items, limit)
+
+
+def _first(items: list[Item], limit: int) -> list[Item]:
+    """At most `limit` items of each group, in their order: one of each of its subjects in turn, so
+    that a part of MMLU is not its first subject alone."""
+    turns: dict[tuple[str, str], int] = {}
+    ranked: dict[str, list[tuple[int, int]]] = {}
+    for place, item in enumerate(items):
+        turn = turns[item.group, item.subject] = turns.get((item.group, item.subject), -1) + 1
+        ranked.setdefault(item.group, []).append((turn, place))
+    kept = sorted(place for part in ranked.values() for _, place in sorted(part)[:limit])
+    return [items[place] for place in kept]
 
 
 def find_shots(name: str, benchmark: Benchmark, path: Path) -> Path | None:
