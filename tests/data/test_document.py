@@ -9,6 +9,7 @@ import pytest
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.data.document import read_jsonl
+from smelt.evals.rows import read_items
 
 ROW = {"text": "ab", "id": "0", "source": "s", "domain": "d", "prompt": "a", "meta": {"n": 1}}
 
@@ -40,7 +41,8 @@ def test_a_wrong_field_is_named_with_its_line(
 def test_a_deeply_nested_line_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("[" * 200_000 + "\n")
-    readers = [registry.load("benchmark", name).read for name in registry.names("benchmark")]
-    for read in [read_jsonl, *readers]:
+    with pytest.raises(UserError, match=r"rows.jsonl:1"):
+        list(read_jsonl(path))
+    for name in registry.names("benchmark"):
         with pytest.raises(UserError, match=r"rows.jsonl:1"):
-            list(read(path))
+            read_items(registry.load("benchmark", name), path, None, [], "r")
