@@ -1,5 +1,6 @@
 """The openai backend against a small server in this process, and against llama.cpp's."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -33,8 +34,9 @@ class Server:
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                with contextlib.suppress(BrokenPipeError):  # a client that waited long enough
+                    self.end_headers()
+                    self.wfile.write(data)
 
             def log_message(self, *_: Any) -> None: ...
 
