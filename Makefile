@@ -5,18 +5,14 @@ BIN := $(VENV)/bin
 OUT ?= out/tiny
 RECIPE ?= recipes/tiny.yaml
 
-.PHONY: demo test test-slow setup lint docs clean
+.PHONY: demo test setup lint docs clean
 
 demo: setup
 	$(BIN)/smelt run $(RECIPE) $(OUT)
 	@echo "open $(OUT)/report.html"
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
-
-# Whole benchmark files through the sandbox, of which `test` takes samples.
-test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check

@@ -275,7 +275,7 @@ def swapped(job: Job) -> Job:
     )
 
 
-def mutants_are_wrong(name: str, sample: int | None) -> None:
+def assert_mutants_are_wrong(name: str, sample: int | None) -> None:
     benchmark, items = real_items(name, sample)
     jobs = jobs_of(benchmark, items, [item.gold for item in items], "chat")
     ids = [item.id for item in items]
@@ -294,14 +294,14 @@ def mutants_are_wrong(name: str, sample: int | None) -> None:
 @real
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_mutants_are_wrong(name: str) -> None:
-    mutants_are_wrong(name, 40)
+    assert_mutants_are_wrong(name, 40)
 
 
 @real
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_all_mutants_are_wrong(name: str) -> None:
-    mutants_are_wrong(name, None)
+    assert_mutants_are_wrong(name, None)
 
 
 @real

@@ -31,7 +31,7 @@ def children() -> set[int]:
             command = (path.parent / "cmdline").read_text()
         except OSError:
             continue
-        if int(parent) == os.getpid() and "smelt.export.runtime" in command:
+        if int(parent) == os.getpid() and "smelt.models.llama_server" in command:
             found.add(int(path.parent.name))
     return found
 

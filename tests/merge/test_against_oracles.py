@@ -77,7 +77,7 @@ def cases(
     return Case(kind, np.asarray(base.astype(dtype)), experts)
 
 
-def _agrees(
+def _assert_agrees(
     found: Array, expected: Array, case: Case, relative: float, roundings: float = 2
 ) -> None:
     """Equal to a small part of the largest task vector, and to the rounding of the result."""
@@ -136,21 +136,21 @@ def test_linear(case: Case, normalize: bool, data: Any) -> None:
     values["normalize"] = normalize
     found = _merge("linear", case, values)
     magnified = max(1.0, 1 / abs(sum(values["weight"]) if normalize else 1))
-    _agrees(found, oracles.linear(None, case.experts, **values), case, 0, 8 * magnified)
+    _assert_agrees(found, oracles.linear(None, case.experts, **values), case, 0, 8 * magnified)
 
 
 @Check
 @given(cases(1, 1), st.floats(-3, 3))
 def test_passthrough(case: Case, scale: float) -> None:
     found = _merge("passthrough", case, {"scale": [scale]})
-    _agrees(found, oracles.passthrough(None, case.experts, scale=scale), case, 0)
+    _assert_agrees(found, oracles.passthrough(None, case.experts, scale=scale), case, 0)
 
 
 @Check
 @given(cases(2, 2), st.floats(0, 1))
 def test_slerp(case: Case, t: float) -> None:
     expected = oracles.slerp(None, case.experts, t=t)
-    _agrees(_merge("slerp", case, {"t": t}), expected, case, *_spherical(case))
+    _assert_agrees(_merge("slerp", case, {"t": t}), expected, case, *_spherical(case))
 
 
 def test_slerp_at_right_angles_beyond_and_of_zeros() -> None:
@@ -177,7 +177,7 @@ def test_task_arithmetic(case: Case, normalize: bool, lambda_: float, data: Any)
     total = abs(lambda_) * sum(map(abs, values["weight"]))
     total /= abs(sum(values["weight"])) if normalize else 1
     found = _merge("task_arithmetic", case, values)
-    _agrees(found, expected, case, _exact(case), 4 * (1 + total))
+    _assert_agrees(found, expected, case, _exact(case), 4 * (1 + total))
 
 
 FAMILY = ["ties", "breadcrumbs", "breadcrumbs_ties"]
@@ -202,7 +202,7 @@ def test_selection_by_magnitude(name: str, data: Any) -> None:
         values["rule"] = data.draw(st.sampled_from(["mergekit", "paper"]), label="rule")
     expected = getattr(oracles, name)(case.base, case.experts, **values)
     largest = max([1.0, *(_l1(name, case, values))]) if rescale else 1.0
-    _agrees(_merge(name, case, values), expected, case, 40 * largest * _exact(case))
+    _assert_agrees(_merge(name, case, values), expected, case, 40 * largest * _exact(case))
 
 
 def _l1(name: str, case: Case, values: dict[str, Any]) -> list[float]:
@@ -260,7 +260,7 @@ def test_random_selection(name: str, data: Any) -> None:
     masks = _masks(case, chances, seed)
     expected = getattr(oracles, name)(case.base, case.experts, masks=masks, **values)
     found = merge_arrays(load_method(name), case.base, case.experts, values, seed=seed)
-    _agrees(found, expected, case, 40 * _magnified(masks, values, case) * _exact(case))
+    _assert_agrees(found, expected, case, 40 * _magnified(masks, values, case) * _exact(case))
 
 
 def _magnified(masks: list[Array], values: dict[str, Any], case: Case) -> float:
@@ -286,7 +286,7 @@ def test_sce(case: Case, density: float, rule: str) -> None:
     assume(not 0 < density < 1 or not near.any())
     values = {"density": density, "rule": rule}
     expected = oracles.sce(case.base, case.experts, **values)
-    _agrees(_merge("sce", case, values), expected, case, 4 * _exact(case))
+    _assert_agrees(_merge("sce", case, values), expected, case, 4 * _exact(case))
 
 
 @Check
@@ -301,7 +301,7 @@ def test_nuslerp(case: Case, vectors: str, based: bool, data: Any) -> None:
     assume(_cosines(one, other, axes[vectors] if one.ndim > 1 else None).min() > -1 + 1e-9)
     expected = oracles.nuslerp(case.base if based else None, case.experts, **values)
     found = _merge("nuslerp", case, values, base=based)
-    _agrees(found, expected, case, *_spherical(case))
+    _assert_agrees(found, expected, case, *_spherical(case))
 
 
 @Check
@@ -317,7 +317,7 @@ def test_multislerp(case: Case, based: bool, normalize_weights: bool, data: Any)
     assume(len(points) == 1 or length > 1e-3 or not any(one.any() for one in points))
     expected = oracles.multislerp(case.base if based else None, case.experts, **values)
     found = _merge("multislerp", case, values, base=based)
-    _agrees(found, expected, case, *_spherical(case))
+    _assert_agrees(found, expected, case, *_spherical(case))
 
 
 @Check
@@ -328,7 +328,7 @@ def test_karcher(case: Case, max_iter: int) -> None:
     assume(all(_cosines(a, b) > -1 + 1e-6 for a in experts for b in experts))
     expected = oracles.karcher(None, case.experts, max_iter=max_iter)
     found = _merge("karcher", case, {"max_iter": float(max_iter)})
-    _agrees(found, expected, case, *_spherical(case))
+    _assert_agrees(found, expected, case, *_spherical(case))
 
 
 @Check
@@ -339,14 +339,14 @@ def test_model_stock(case: Case, filter_wise: bool, rule: str) -> None:
     expected = oracles.model_stock(case.base, case.experts, **values)
     # Near 1 + (n - 1) c = 0 the formula has a pole.
     assume(float(np.abs(expected - case.base).max(initial=0)) < 0.1)
-    _agrees(_merge("model_stock", case, values), expected, case, *_spherical(case))
+    _assert_agrees(_merge("model_stock", case, values), expected, case, *_spherical(case))
 
 
 @Check
 @given(cases(), st.sampled_from([1e-9, 1e-5, 3e-4, 1e-2]))
 def test_ram(case: Case, epsilon: float) -> None:
     expected = oracles.ram(case.base, case.experts, epsilon=epsilon)
-    _agrees(_merge("ram", case, {"epsilon": epsilon}), expected, case, _exact(case))
+    _assert_agrees(_merge("ram", case, {"epsilon": epsilon}), expected, case, _exact(case))
 
 
 @Check
@@ -354,14 +354,16 @@ def test_ram(case: Case, epsilon: float) -> None:
 def test_ramplus_tl(case: Case, epsilon: float, r: float, alpha: float) -> None:
     values = {"epsilon": epsilon, "r": r, "alpha": alpha}
     expected = oracles.ramplus_tl(case.base, case.experts, **values)
-    _agrees(_merge("ramplus_tl", case, values), expected, case, (1 + r * alpha) * _exact(case))
+    _assert_agrees(
+        _merge("ramplus_tl", case, values), expected, case, (1 + r * alpha) * _exact(case)
+    )
 
 
 @Check
 @given(cases(1, 1), st.sampled_from([0.0, 1e-7, 1e-4, 5e-3, 1.0]))
 def test_nearswap(case: Case, t: float) -> None:
     expected = oracles.nearswap(case.base, case.experts, t=t)
-    _agrees(_merge("nearswap", case, {"t": t}), expected, case, _exact(case))
+    _assert_agrees(_merge("nearswap", case, {"t": t}), expected, case, _exact(case))
 
 
 @Check
@@ -370,4 +372,4 @@ def test_arcee_fusion(case: Case) -> None:
     # Else equal importances differ by rounding, and one of them is the threshold.
     assume(case.kind != "coarse")
     expected = oracles.arcee_fusion(case.base, case.experts)
-    _agrees(_merge("arcee_fusion", case, {}), expected, case, _exact(case))
+    _assert_agrees(_merge("arcee_fusion", case, {}), expected, case, _exact(case))

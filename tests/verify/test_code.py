@@ -197,7 +197,7 @@ def test_long_fences_take_no_time() -> None:
     begun = time.process_time()
     for fill in ("`", " ", "-", "1"):
         assert answer.blocks("```" + fill * 50_000) == []
-    assert time.process_time() - begun < 6
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize(

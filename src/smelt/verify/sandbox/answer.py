@@ -3,7 +3,8 @@
 import re
 
 _FENCE = re.compile(
-    r"^[ \t]*+(```+|~~~+)[ \t]*+([\w+-]*+)[^\n]*+\n(.*?)(?:^[ \t]*+\1|\Z)", re.DOTALL | re.MULTILINE
+    r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+-]*+)[^\n]*+\n(.*?)(?:^[ \t]*+\1|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
 _CODE = re.compile(
     r"^(?:from\s+[\w.]+\s+import\s|import\s+\w|(?:async\s+)?def\s+\w|class\s+\w|@\w|\w+\s*=[^=])",
