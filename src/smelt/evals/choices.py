@@ -1,6 +1,7 @@
 """Questions with options: their rows, how options are written, what a model chooses from."""
 
-from smelt.evals.benchmark import Item, Row
+from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.reading import letter_rule
 
 LETTERS = "ABCDEFGHIJ"
 BOXED_LETTER = (
@@ -83,3 +84,29 @@ def from_labels(row: Row) -> Row | None:
     texts = [str(text) for text in row["choices"]["text"]]
     found = {"question": row["question"], "choices": texts, "answer": LETTERS[index]}
     return {"id": row["id"], **found, "answer_index": index}
+
+
+def arc(name: str, configuration: str, splits: dict[str, int], *, shots: int) -> Benchmark:
+    """A benchmark of AI2's ARC: its two sets differ in their questions and usual examples only."""
+    return Benchmark(
+        version=1,
+        source="https://allenai.org/data/arc, arXiv:1803.05457",
+        licence="CC-BY-SA-4.0",
+        splits=splits,
+        test_split="test",
+        fitness_split="validation",
+        shots_split="train",
+        item=lambda row: choice_item(row, name),
+        forms={
+            "chat": Form(ask=chat_ask, rules={"letter": letter_rule}, max_new_tokens=1024),
+            "base": Form(
+                ask=text_ask,
+                options=text_options,
+                per_character=True,
+                shots=shots,
+                example=text_example,
+            ),
+        },
+        hub=Hub("allenai/ai2_arc", {split: split for split in splits}, from_labels,
+                (configuration,)),
+    )  # fmt: skip
