@@ -1,9 +1,7 @@
 """`smelt search`: from a merge recipe with marks to the best merge, and again from there."""
 
-import gzip
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +22,14 @@ from smelt.search.prepare import prepare
 from smelt.verbs import merge
 from smelt.verbs.search import check, execute
 from tests.adapters import floats, write_adapter
-from tests.merge.conftest import finetune
 from tests.merge.test_whole_models import VISION, folder, language_model, tower
-from tests.pico import pico_llama
-from tests.train.rows import SUMS, pair
+from tests.train.rows import pair
+from tests.verbs.searches import make_models, recipe, record, value
 
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("search")
-    pico_llama(home / "base", layers=3)
-    finetune(home / "base", home / "math", 1)
-    finetune(home / "base", home / "code", 2)
-    rows = [pair(*one, domain="sum") for one in SUMS[:12]]
-    write_jsonl(home / "fitness.jsonl", [*rows, pair("rev[12]=", "[21].", domain="rev")])
-    return home
-
-
-def recipe(layer_groups: Any = 1, **changes: Any) -> dict[str, Any]:
-    search: dict[str, Any] = {
-        "fitness": {"data": "fitness.jsonl", "domains": {"sum": 2.0, "rev": 1.0},
-                    "measure": "likelihood"},
-        "evaluations": 12,
-        "layer_groups": layer_groups,
-    }  # fmt: skip
-    return {
-        "merge_method": "task_arithmetic",
-        "base_model": "base",
-        "models": [{"model": "math"}, {"model": "code", "parameters": {"weight": 0.4}}],
-        "parameters": {"weight": "search", "lambda": "search"},
-        "search": {**search, **changes},
-    }
-
-
-def value(folder: Path) -> float:
-    """The fitness of a checkpoint folder, on all items."""
-    rows = prepare(recipe(), "r").fitness_rows
-    fitness = RowFitness(load_model(folder), open_tokenizer(folder), rows,
-                         {"sum": 2.0, "rev": 1.0}, "likelihood")  # fmt: skip
-    scores, _ = fitness(list(range(len(fitness.weights))))
-    return sum(w * s for w, s in zip(fitness.weights, scores, strict=True))
-
-
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
+    return make_models(tmp_path_factory.mktemp("search"))
 
 
 @pytest.mark.parametrize("layer_groups", [1, "all"])
@@ -228,73 +189,6 @@ def test_fitness_of_a_tied_base_with_untied_experts_is_that_of_the_result(home: 
     written = load_model(home / "out")
     assert not torch.equal(written.lm_head.weight, written.get_input_embeddings().weight)
     assert value(home / "out") == pytest.approx(record(home / "out")["fitness"]["best"], abs=1e-6)
-
-
-def test_a_search_never_reads_a_test_split(home: Path) -> None:
-    rows = (home / "fitness.jsonl").read_text().splitlines(keepends=True)
-    (home / "test.jsonl").write_text(rows[3])
-    with pytest.raises(UserError, match=f"row {json.loads(rows[3])['id']} of fitness.jsonl also"):
-        prepare(recipe(), "r")
-    data = recipe(fitness={"data": "test.jsonl", "domains": {"sum": 1.0}})
-    with pytest.raises(UserError, match=r"test.jsonl is a test split"):
-        prepare(data, "r")
-    other = pair("9+9=", "18.")
-    write_jsonl(home / "test.jsonl", [other])
-    assert len(prepare(recipe(), "r").fitness_rows["sum"]) == 12
-
-
-def _renamed(home: Path) -> dict[str, Any]:
-    (home / "test.jsonl").rename(home / "dev.jsonl")
-    return {"data": "dev.jsonl", "test": "copy.jsonl"}
-
-
-def _linked(home: Path) -> dict[str, Any]:
-    (home / "elsewhere").mkdir()
-    (home / "elsewhere/mine.jsonl").symlink_to(home / "copy.jsonl")
-    return {"data": "elsewhere/mine.jsonl"}
-
-
-def _another_test(home: Path) -> dict[str, Any]:
-    write_jsonl(home / "easy.jsonl", [pair("9+9=", "18.")])
-    return {"data": "copy.jsonl", "test": "easy.jsonl"}
-
-
-def _other_ids(home: Path) -> dict[str, Any]:
-    rows = [
-        json.loads(line) | {"id": "x"} for line in (home / "copy.jsonl").read_text().splitlines()
-    ]
-    (home / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {"data": "copy.jsonl"}
-
-
-def _other_answers(home: Path) -> dict[str, Any]:
-    write_jsonl(home / "copy.jsonl", [pair(one, "wrong") for one, _ in SUMS[:3]])
-    return {"data": "copy.jsonl"}
-
-
-def _packed(home: Path) -> dict[str, Any]:
-    (home / "copy.jsonl.gz").write_bytes(gzip.compress((home / "copy.jsonl").read_bytes()))
-    return {"data": "copy.jsonl.gz"}
-
-
-WAYS = [_renamed, _linked, _another_test, _other_ids, _other_answers, _packed]
-
-
-@pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
-def test_no_way_around_the_test_split(home: Path, way: Callable[[Path], dict[str, Any]]) -> None:
-    for name in ("test.jsonl", "copy.jsonl"):
-        write_jsonl(home / name, [pair(*one) for one in SUMS[:3]])
-    with pytest.raises(UserError, match="also stands in the test split"):
-        prepare(recipe(fitness={"domains": {"sum": 1.0}, **way(home)}), "r")
-
-
-def test_a_link_to_a_test_file_is_refused_by_its_name(home: Path) -> None:
-    (home / "elsewhere").mkdir()
-    write_jsonl(home / "test.jsonl", [pair(*SUMS[0])])
-    (home / "elsewhere/mine.jsonl").symlink_to(home / "test.jsonl")
-    data = recipe(fitness={"data": "elsewhere/mine.jsonl", "domains": {"sum": 1.0}})
-    with pytest.raises(UserError, match="is a test split"):
-        prepare(data, "r")
 
 
 def test_workers_have_a_gpu_each_and_none_by_number(home: Path) -> None:
