@@ -259,7 +259,7 @@ def test_against_the_server_of_llama_cpp(tmp_path: Path, monkeypatch: pytest.Mon
     path = write_gguf(tmp_path)
     server = LlamaServer(path, context=128, threads=1)
     try:
-        backend = openai(str(path), url=server._address + "/v1", chat=False, concurrency=2)
+        backend = openai(str(path), url=server.address + "/v1", chat=False, concurrency=2)
         requests = [Request("The quick", 8), Request("1+1=", 8, stop=("e",))]
         found = ask(backend, requests)
         for one, request in zip(found, requests, strict=True):
