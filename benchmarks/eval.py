@@ -30,7 +30,7 @@ from typing import Any
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 BEGIN, END = "<!-- generated: eval -->", "<!-- end eval -->"
-GPT2 = Path("/work/shared/tokenizers/gpt2")
+GPT2 = Path(__file__).resolve().parents[2] / "shared/tokenizers/gpt2"
 BAR = 2.0
 BUDGET, STOPS = 160, ["Question:", "q", "</s>"]
 TASKS = ("generate", "choose")
@@ -92,8 +92,8 @@ def make_prompts(task: str, count: int) -> list[dict[str, str]]:
     return rows
 
 
-def make_model(folder: Path, tokenizer: Path | None) -> None:
-    """A random Llama of 8 million parameters (or fewer, with a small tokenizer)."""
+def make_model(folder: Path, tokenizer: Path | None) -> int:
+    """A random Llama, whose embedding goes by the tokenizer; returns its number of parameters."""
     import shutil
 
     import torch
@@ -114,7 +114,10 @@ def make_model(folder: Path, tokenizer: Path | None) -> None:
         initializer_range=0.2, tie_word_embeddings=True, bos_token_id=own.bos_id,
         eos_token_id=own.eos_id, pad_token_id=own.pad_id,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    count: int = model.num_parameters()
+    return count
 
 
 # One run of one tool, in a process of its own
@@ -169,7 +172,9 @@ def run_lm_eval(folder: str, task: str, rows: list[dict[str, str]], batch: int) 
         ]
         answers = [nats for nats, _ in model.loglikelihood(asked, disable_tqdm=True)]
         right = choose(answers, rows)
-    return {"seconds": time.perf_counter() - begun, "answers": answers, "right": right}
+    seconds = time.perf_counter() - begun
+    version = importlib.metadata.version("lm_eval")
+    return {"seconds": seconds, "answers": answers, "right": right, "version": version}
 
 
 def choose(nats: list[float], rows: list[dict[str, str]]) -> int:
@@ -210,15 +215,15 @@ def agreement(task: str, ours: list[Any], theirs: list[Any]) -> str:
     return f"log-probabilities within {max(abs(a - b) for a, b in pairs):.0e}"
 
 
-def compare(options: argparse.Namespace) -> list[str]:
-    """The table, measured."""
-    head = (
-        "| work | samples | smelt samples/s | lm-eval samples/s | times as fast (bar 2) | answers |"
-    )
-    lines = [head, "|---|---|---|---|---|---|"]
+def compare(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """What was compared, and the table, measured."""
+    head = ["work", "samples", "smelt samples/s", "lm-eval samples/s",
+            f"times as fast (bar {BAR:g})", "answers"]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    tools = "smelt"
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
-        make_model(folder, options.tokenizer)
+        size = make_model(folder, options.tokenizer)
         for task in TASKS:
             rows = make_prompts(task, options.items)
             (folder / f"{task}.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -229,9 +234,12 @@ def compare(options: argparse.Namespace) -> list[str]:
                 ours.append(call(sys.executable, "smelt", *given))
                 if options.lm_eval:
                     theirs.append(call(options.lm_eval, "lm-eval", *given))
+                    tools = f"smelt beside lm-eval {theirs[-1]['version']}"
             lines.append(line(task, len(rows), ours, theirs))
             print(lines[-1], flush=True)
-    return lines
+    torch = importlib.metadata.version("torch")
+    models = f"random Llama of {size / 1e6:.0f} million parameters"
+    return f"{tools} (torch {torch}), {models}", lines
 
 
 def line(task: str, count: int, ours: list[Any], theirs: list[Any]) -> str:
@@ -251,12 +259,10 @@ def line(task: str, count: int, ours: list[Any], theirs: list[Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def write(lines: list[str], options: argparse.Namespace) -> None:
+def write(compared: str, lines: list[str], options: argparse.Namespace) -> None:
     """Put the table into RESULTS.md."""
-    torch = importlib.metadata.version("torch")
     title = (
-        "## Evaluating\n\n`python benchmarks/eval.py --lm-eval PYTHON`: smelt beside lm-eval "
-        f"0.4.13 (torch {torch}), random Llama of 8 million parameters in "
+        f"## Evaluating\n\n`python benchmarks/eval.py --lm-eval PYTHON`: {compared} in "
         f"float32, five examples before\neach question, batches of at most {options.batch}, "
         f"{options.cores} thread(s), medians of {options.repeats} pairs in turns.\n"
     )
@@ -286,9 +292,10 @@ def main() -> None:
     if options.worker:
         worker(options.worker, options.task, options.model, options.batch)
         return
-    lines = compare(options)
+    compared, lines = compare(options)
+    print(compared)
     if options.write:
-        write(lines, options)
+        write(compared, lines, options)
 
 
 if __name__ == "__main__":

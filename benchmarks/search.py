@@ -16,7 +16,6 @@ times the candidates. And the share of CPU time that merging takes of a candidat
 
 import argparse
 import json
-import math
 import os
 import statistics
 import tempfile
@@ -28,7 +27,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
+from search_exam import Exam, reached
 
 from smelt.core import progress, registry
 from smelt.search.evolve import Result, evolve
@@ -47,28 +46,6 @@ VARIANTS = {
 }
 
 
-class Exam:
-    """The synthetic problem of one seed."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        draw = np.random.default_rng([seed, size])
-        middle = draw.uniform(0.15, 0.85, size)
-        self.topics = np.clip(middle + draw.normal(0, 0.12, (4, size)), 0, 1)
-        kinds = np.array([[-9, -4], [4, 9], [-2.5, 2.5]])
-        low, high = kinds[draw.choice(3, ITEMS, p=[0.35, 0.25, 0.4])].T
-        self.difficulty, self.topic = draw.uniform(low, high), draw.integers(0, 4, ITEMS)
-        self.slope = draw.uniform(0.7, 1.5, ITEMS)
-        self.wave = draw.normal(0, 6 / math.sqrt(size), (ITEMS, size))
-        self.phase = draw.uniform(0, 2 * math.pi, ITEMS)
-
-    def __call__(self, genome: list[float], items: list[int]) -> list[list[float]]:
-        """1 for right, 0 for wrong."""
-        skills = 3.2 - 45 * ((np.array(genome) - self.topics) ** 2).mean(1)
-        ahead = self.slope[items] * (skills[self.topic[items]] - self.difficulty[items])
-        ripple = np.sin(self.wave[items] @ np.array(genome) + self.phase[items])
-        return [(ahead + ripple > 0).astype(float).tolist()]
-
-
 @dataclass
 class Searched:
     """A search: its result, its journal's rows, CPU seconds."""
@@ -76,15 +53,6 @@ class Searched:
     result: Result
     rows: list[dict[str, Any]] = field(repr=False)
     seconds: float = 0.0
-
-    def reached(self, fitness: float) -> float:
-        """Item evaluations until one measured on all items is as good; infinite if none was."""
-        total = 0
-        for row in self.rows:
-            total += row["items"]
-            if row["best"] is not None and row["best"] >= fitness:
-                return total
-        return math.inf
 
 
 def search(
@@ -124,7 +92,7 @@ def compare(attempt: Try, seeds: int, plain: int, raced: int) -> dict[str, list[
         aim = start + SHARE * (usual.result.best - start)
         for name, racing in VARIANTS.items():
             found = attempt(seed, raced, racing)
-            ratios[name].append(found.reached(aim) / usual.reached(aim))
+            ratios[name].append(reached(found.rows, aim) / reached(usual.rows, aim))
     return ratios
 
 
@@ -135,7 +103,7 @@ def synthetic(seeds: int) -> list[str]:
 
         def attempt(seed: int, count: int, racing: Racing | None, size: int = size) -> Searched:
             return search(
-                Exam(size, seed), [0.5] * size, [1 / ITEMS] * ITEMS, [""] * ITEMS,
+                Exam(size, [seed, size], ITEMS), [0.5] * size, [1 / ITEMS] * ITEMS, [""] * ITEMS,
                 seed=seed, evaluations=count, racing=racing,
             )  # fmt: skip
 

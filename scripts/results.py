@@ -56,8 +56,8 @@ def page(out: Path, name: str) -> str:
             f"Command: `smelt run recipes/tiny.yaml {name} --set seeds=[{seeds.replace(' ', '')}]`;"
             f" this page: `python scripts/results.py {name} docs/seeds.md`. {cost(out)}.",
             "",
-            "Accuracy, mean over seeds; in brackets the 95 % interval of the counts pooled over"
-            " seeds. The best expert of a column is bold.",
+            "Accuracy, mean over seeds; in brackets the 95 % interval over items. The best expert"
+            " of a column is bold.",
             "",
             markdown_scores([out]),
             "",

@@ -12,9 +12,10 @@ import torch
 
 from smelt.core.run import read_record
 from smelt.data.document import Document, read_jsonl, write_jsonl
-from smelt.models.backend import Request, Written
+from smelt.models.backend import Request
 from smelt.models.backends.transformers import transformers
 from smelt.verbs import data, eval, merge, train
+from tests.models.asking import ask
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 MODEL = SHARED / "models" / "stories260k"
@@ -111,11 +112,8 @@ def test_experts_learn_and_merges_keep_both(home: Path) -> None:
 
 def _greedy(folder: Path) -> list[str]:
     """What a model writes after each prompt."""
-    found: dict[int, Written] = {}
     requests = [Request(prompt, 60) for prompt in PROMPTS]
-    backend = transformers(str(folder))
-    backend.write(requests, lambda i, a: found.update(zip(i, a, strict=True)), "")
-    return [found[index].text for index in range(len(requests))]
+    return [one.text for one in ask(transformers(str(folder)), requests)]
 
 
 def test_sample_of_the_merge(home: Path) -> None:

@@ -5,9 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -48,11 +46,8 @@ def _gguf(folder: Path) -> Iterator[Backend]:
 
 
 def _vllm(folder: Path) -> Iterator[Backend]:
-    module: Any = ModuleType("vllm")
-    module.__spec__, module.__version__ = ModuleSpec("vllm", None), "0"
-    module.LLM, module.SamplingParams = test_backends_vllm.LLM, test_backends_vllm.SamplingParams
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "vllm", module)
+        patch.setitem(sys.modules, "vllm", test_backends_vllm.module())
         yield registry.load("backend", "vllm")(str(folder))
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from smelt.core import registry
 from smelt.core.errors import UserError
-from smelt.evals.benchmark import Benchmark, Form, Item
-from smelt.evals.fetch import sources
+from smelt.evals.benchmark import Benchmark, Form, Item, sources
 from smelt.evals.rows import read_items, split_file
 from tests.evals.hub_rows import HUB_ROWS
+from tests.evals.lmeval_cases import cut
 
 NAMES = registry.names("benchmark")
 LETTERS = "ABCDEFGHIJ"
@@ -74,12 +74,6 @@ def items_of(name: str) -> list[Item]:
 
 def generating(name: str) -> Iterator[Form]:
     return (form for form in benchmark_of(name).forms.values() if form.rules)
-
-
-def cut(text: str, stops: tuple[str, ...]) -> str:
-    for stop in stops:
-        text = text.partition(stop)[0]
-    return text
 
 
 @pytest.mark.parametrize("name", NAMES)

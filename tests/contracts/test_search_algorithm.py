@@ -1,6 +1,7 @@
 """What every search algorithm must do: stay in the box, improve, replay exactly, take answers late,
 leave random numbers alone."""
 
+import math
 import random
 
 import numpy as np
@@ -151,8 +152,8 @@ def test_population_is_taken_and_checked(name: str) -> None:
     algorithm = make(name, population=6)
     first = 6 if name in FROM_A_POPULATION else 7
     assert [len(algorithm.ask()), len(algorithm.ask())] == [first, 6]
-    with pytest.raises(UserError, match=r"options.population"):
-        make(name, population=0)
+    with pytest.raises(UserError, match=r"options.population: found 0"):
+        registry.check_keywords("search-algorithm", name, {"population": 0}, "options")
 
 
 def front(answers: list[list[float]]) -> list[list[float]]:
@@ -225,16 +226,36 @@ def test_more_objectives_than_it_takes_are_refused(name: str) -> None:
     ("name", "options"),
     [
         ("cma_es", {"sigma": 0.0}),
+        ("cma_es", {"sigma": 1.1}),
+        ("cma_es", {"sigma": math.nan}),
         ("cma_es", {"population": 3}),
         ("differential_evolution", {"factor": 0.0}),
+        ("differential_evolution", {"factor": 2.1}),
         ("differential_evolution", {"crossover": 1.1}),
+        ("differential_evolution", {"crossover": -0.1}),
         ("differential_evolution", {"population": 4}),
         ("nsga2", {"crossover": 0.0}),
         ("nsga2", {"mutation": -1.0}),
+        ("nsga2", {"mutation": math.inf}),
         ("nsga2", {"population": 3}),
         ("bayesian", {"startup": 0}),
     ],
 )
 def test_options_are_checked(name: str, options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=f"options.{next(iter(options))}"):
-        registry.load("search-algorithm", name)(START, 0, **options)
+    with pytest.raises(UserError, match=f"options.{next(iter(options))}: found"):
+        registry.check_keywords("search-algorithm", name, options, "options")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cma_es", {"sigma": 1.0, "population": 4}),
+        ("differential_evolution", {"factor": 2.0, "crossover": 0.0, "population": 5}),
+        ("nsga2", {"crossover": 1000.0, "mutation": 1000.0, "population": 4}),
+        ("bayesian", {"startup": 1, "population": 1}),
+        ("random_search", {"population": 1}),
+    ],
+)
+def test_options_at_their_ends_are_taken(name: str, options: dict[str, float]) -> None:
+    registry.check_keywords("search-algorithm", name, options, "options")
+    assert registry.load("search-algorithm", name)(START, 0, **options).ask()

@@ -3,7 +3,6 @@
 SMELT_LMEVAL_PYTHON=/path/to/python python -m tests.evals.lmeval_frozen
 """
 
-import dataclasses
 import json
 import os
 import random
@@ -46,7 +45,7 @@ def freeze(python: str) -> dict[str, Any]:
             shots = 0 if case.benchmark in OWN_SHOTS or not shown else SHOTS
             kept[name] = {"rows": rows, "shown": shown, "outputs": outputs, "shots": shots}
             file = folder / name.replace("/", "-")
-            plain = job(dataclasses.replace(case), file, rows, shown or rows)
+            plain = job(case, file, rows, shown or rows)
             jobs[name] = plain | {"shots": 0, "outputs": outputs}
             jobs[f"{name} prompts"] = plain | {"shots": shots, "first": True}
         found = run_lm_eval(python, jobs, folder)

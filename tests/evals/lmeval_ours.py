@@ -35,9 +35,8 @@ class Recited:
         self, requests: list[Request], done: Callable[[list[int], list[Written]], None], label: str
     ) -> None:
         for place, request in enumerate(requests):
-            text = self.texts[request.prompt]
-            ends = [text.find(stop) for stop in request.stop if stop in text]
-            done([place], [Written(text[: min(ends)] if ends else text, 1, True)])
+            text = cut(self.texts[request.prompt], request.stop)
+            done([place], [Written(text, 1, True)])
 
     def likelihood(
         self, queries: list[Query], done: Callable[[list[int], list[Likelihood]], None], label: str

@@ -9,6 +9,7 @@ Uses nothing of smelt.
 """
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import multiprocessing
@@ -20,16 +21,16 @@ from typing import Any
 SECONDS = 10.0
 
 
-def passes(program: str, seconds: float = SECONDS) -> bool:
+def passes(program: str) -> bool:
     """As Hugging Face's code_eval: the program is run in a process of its own; any exception, an
-    exit, or more than `seconds` is a failure."""
+    exit, or more than SECONDS is a failure."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(program, theirs))
     process.start()
     theirs.close()
     # A program that leaves by os._exit or dies never reports.
-    passed = bool(ours.poll(seconds + 1)) and _received(ours)
+    passed = bool(ours.poll(SECONDS + 1)) and _received(ours)
     process.kill()
     process.join()
     return passed
@@ -154,13 +155,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def main(jobs_file: str, out_file: str) -> None:
     """Run the jobs of a file."""
-    import lm_eval
-
     jobs = json.loads(Path(jobs_file).read_text())
     results = {name: run(job) for name, job in jobs.items()}
-    version = getattr(lm_eval, "__version__", "") or __import__(
-        "importlib.metadata"
-    ).metadata.version("lm_eval")
+    version = importlib.metadata.version("lm_eval")
     Path(out_file).write_text(json.dumps({"version": version, "results": results}))
 
 

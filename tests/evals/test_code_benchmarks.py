@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from smelt.core import registry
-from smelt.core.errors import UserError
+from smelt.data.document import normalize
 from smelt.evals.benchmark import Benchmark, Item
 from smelt.evals.programs import names_used, plus_tests, source_of
 from smelt.verify import code
 from smelt.verify.sandbox.job import Job
 from smelt.verify.sandbox.pool import REASONS
+from tests.pages import ROOT
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FOLDERS = {
@@ -27,14 +28,6 @@ FOLDERS = {
 COUNTS = {"humaneval": 164, "humaneval_plus": 161, "mbpp": 973, "mbpp_plus": 395,
           "cruxeval_output": 800, "cruxeval_input": 800}  # fmt: skip
 real = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_isolation() -> None:
-    try:
-        code.isolation()
-    except UserError as error:
-        pytest.skip(str(error))
 
 
 PROMPT = (
@@ -108,6 +101,7 @@ def real_items(name: str, sample: int | None = None) -> tuple[Benchmark, list[It
     return benchmark, [item for item in map(benchmark.item, rows) if item is not None]
 
 
+@pytest.mark.usefixtures("isolated")
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_of_the_hub(name: str) -> None:
     benchmark, items = hub_items(name)
@@ -160,6 +154,7 @@ def test_damaged_rows_are_errors(name: str) -> None:
             benchmark.item({**row, "tests": ["assert f("], "meta": {"shown": []}})
 
 
+@pytest.mark.usefixtures("isolated")
 @pytest.mark.parametrize(
     ("written", "right"),
     [
@@ -175,6 +170,7 @@ def test_outputs_are_read(written: str, right: bool) -> None:
     assert code.run(jobs_of(benchmark, items[:1], [written], "base"))[0][0] is right
 
 
+@pytest.mark.usefixtures("isolated")
 @pytest.mark.parametrize(
     ("written", "right"),
     [
@@ -188,6 +184,7 @@ def test_inputs_are_read(written: str, right: bool) -> None:
     assert code.run(jobs_of(benchmark, items[:1], [written], "base"))[0][0] is right
 
 
+@pytest.mark.usefixtures("isolated")
 def test_plus_tests_use_valid_inputs_only() -> None:
     """Invalid inputs and those without a result are left out; lists become tuples where the
     contract wants these; floats are compared nearly."""
@@ -211,6 +208,25 @@ def test_plus_tests_use_valid_inputs_only() -> None:
 
 
 @real
+def test_tasks_of_mbpp_plus_that_a_search_may_see() -> None:
+    """MBPP's fitness split shares tasks with MBPP+, most in other words: as docs/search.md says."""
+    mbpp, (_, plus) = registry.load("benchmark", "mbpp"), real_items("mbpp_plus")
+    path = DATA / "mbpp" / f"{mbpp.fitness_split}.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as rows:
+        fitness = [item for item in (mbpp.item(json.loads(row)) for row in rows) if item]
+    twins = {item.id.casefold(): item for item in plus}
+    shared = [(item, twins[item.id]) for item in fitness if item.id in twins]
+    for item, twin in shared:
+        assert set(twin.meta["functions"]) & set(item.meta["functions"])
+    same = sum(normalize(item.question) == normalize(twin.question) for item, twin in shared)
+    page = " ".join((ROOT / "docs" / "search.md").read_text().split())
+    assert f"{len(shared)} of the {len(fitness)} items of MBPP's {mbpp.fitness_split} split" in page
+    assert f"{same} in the same words, {len(shared) - same} reworded" in page
+    assert (len(shared), len(fitness), same) == (41, 90, 13)
+
+
+@pytest.mark.usefixtures("isolated")
+@real
 @pytest.mark.parametrize(
     ("name", "sample"),
     [("humaneval", 164), ("mbpp", 200), ("cruxeval_output", 100), ("cruxeval_input", 100),
@@ -223,6 +239,7 @@ def test_canonical_solutions_are_right(name: str, sample: int) -> None:
     assert wrong == []
 
 
+@pytest.mark.usefixtures("isolated")
 @real
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
@@ -291,12 +308,14 @@ def assert_mutants_are_wrong(name: str, sample: int | None) -> None:
     assert sum(right for right, _ in verdicts) <= 0.1 * len(verdicts)
 
 
+@pytest.mark.usefixtures("isolated")
 @real
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_mutants_are_wrong(name: str) -> None:
     assert_mutants_are_wrong(name, 40)
 
 
+@pytest.mark.usefixtures("isolated")
 @real
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
@@ -304,6 +323,7 @@ def test_all_mutants_are_wrong(name: str) -> None:
     assert_mutants_are_wrong(name, None)
 
 
+@pytest.mark.usefixtures("isolated")
 @real
 @pytest.mark.parametrize("name", ["cruxeval_output", "cruxeval_input"])
 def test_other_rows_answers_are_wrong(name: str) -> None:

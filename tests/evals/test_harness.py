@@ -72,6 +72,30 @@ def test_samples_are_drawn_by_item_and_counted_for_pass_at() -> None:
     assert again.asked == backend.asked
 
 
+def test_pass_at_is_the_mean_over_items() -> None:
+    made = exam(sums(4), shots=0)
+    right = zip(made.items, (0, 1, 4, 2), strict=True)
+    marks = [Mark(item, sample, "p", "x", float(sample < count), "right", {}, 1, True)
+             for item, count in right for sample in range(4)]  # fmt: skip
+    sheet = write_sheet(made, FakeBackend(), "w")
+    cell = cells_of(made, sheet, marks, pass_at=[2], unsafe_code=False)["sums"]
+    assert cell["pass_at"] == {"2": round((0 + 1 / 2 + 1 + 5 / 6) / 4, 4)}
+
+
+def test_drawn_answers_stay_with_their_items_beside_one_that_does_not_fit() -> None:
+    items = sums(3)
+    items[1] = replace(items[1], question="9" * 200)
+    backend = FakeBackend(lambda r: f"{r.prompt[-4]} {r.seed % 1000}", context=100)
+    _, marks = marks_of(backend, exam(items, shots=0), Drawing(samples=2, temperature=1.0))
+    assert [(m.item.id, m.sample) for m in marks] == [(str(i), s) for i in range(3)
+                                                      for s in range(2)]  # fmt: skip
+    seeds = [request.seed % 1000 for request in backend.asked]
+    said = [mark.answer for mark in marks if mark.reason != "too_long"]
+    assert said == [f"{n} {seed}" for n, seed in zip("0022", seeds, strict=True)]
+    assert len(set(said)) == 4
+    assert [mark.reason for mark in marks[2:4]] == ["too_long"] * 2
+
+
 def test_what_does_not_fit_counts_as_wrong_and_says_why() -> None:
     items = sums(2)
     items[1] = replace(items[1], question="9" * 200)

@@ -350,6 +350,43 @@ def test_a_keyword_that_no_backend_follows(home: Path, backend: Backend, tmp_pat
         run(home, backend, "beams", tmp_path)
 
 
+def test_rows_in_which_lower_is_better_are_not_compared(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows with the same answers, of which one says that lower is better."""
+
+    def answered(
+        backend: Backend, asked: BenchmarkEntry, *, samples_folder: Path, **_: object
+    ) -> dict[str, Any]:
+        row = asked.name.replace("/", ":")
+        marks = [{"id": str(n), "correct": n % 2 == 0} for n in range(6)]
+        samples_folder.mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(mark) + "\n" for mark in marks)
+        (samples_folder / f"{row}.jsonl").write_text(text)
+        lower = {"lower_is_better": True} if asked.name.endswith("errors") else {}
+        cell = {"accuracy": 0.5, "correct": 3, "total": 6, "low": 0.1, "high": 0.9, "unparsed": 0,
+                "reasons": {}, "shots": 0, "form": "base", **lower}  # fmt: skip
+        return {row: cell}
+
+    monkeypatch.setattr(lm_eval, "check_task", lambda *_, **__: None)
+    monkeypatch.setattr(lm_eval, "run_task", answered)
+    data = {
+        "models": {"expert": str(home / "model"), "merged": str(home / "model")},
+        "benchmarks": [{"name": f"lm_eval/{name}"} for name in ("errors", "sums")],
+        "roles": {"expert": "expert", "merged": "merge"},
+        "compare": [["expert", "merged"]],
+        "combined": {"lm_eval:errors": ["lm_eval:sums", "lm_eval:sums"],
+                     "lm_eval:sums": ["lm_eval:errors", "lm_eval:sums"]},
+    }  # fmt: skip
+    execute(data, tmp_path / "out", where="r.yaml")
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert set(record["scores"]["merged"]) == {"lm_eval:errors", "lm_eval:sums"}
+    assert [row["benchmark"] for row in record["comparisons"]] == ["lm_eval:sums"]
+    (gain,) = record["combined"]
+    assert (gain["pair"], gain["twins"]) == ("lm_eval:sums", {"lm_eval:sums": 0.5})
+    assert "independent" not in gain
+
+
 @needs_it
 def test_models_are_compared_on_its_tasks_as_well(home: Path, tmp_path: Path) -> None:
     pico_llama(tmp_path / "other", seed=8)

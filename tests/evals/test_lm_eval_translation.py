@@ -1,5 +1,7 @@
 """From lm-eval's names, keywords and windows to ours; lm-eval itself is not needed."""
 
+import re
+
 import pytest
 
 from smelt.core.errors import UserError
@@ -8,6 +10,7 @@ from smelt.evals.lm_eval_model import fit, rolling, to_request
 from smelt.evals.recipe import BenchmarkEntry
 from smelt.models.backend import Query
 from tests.evals.lmeval_ours import Recited
+from tests.pages import ROOT
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +22,14 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names() -> None:
     assert lm_eval.is_task("lm_eval/gsm8k")
     assert not lm_eval.is_task("gsm8k")
+
+
+def test_the_docs_have_every_key() -> None:
+    """The table of docs/lm-eval.md: all options, and besides them only keys of the entry."""
+    page = (ROOT / "docs" / "lm-eval.md").read_text(encoding="utf-8")
+    table = page.partition("| key | meaning |\n")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|.*?\|", table, re.MULTILINE))))
+    assert named - set(BenchmarkEntry.model_fields) == set(lm_eval.Options.model_fields)
 
 
 def test_generation_keywords() -> None:

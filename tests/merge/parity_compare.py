@@ -30,7 +30,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def same_form(ours: Path, theirs: Path) -> None:
+def assert_same_form(ours: Path, theirs: Path) -> None:
     """Names, shapes, dtypes, config and vocabulary."""
     mine, other = tensors(ours), tensors(theirs)
     assert mine.keys() == other.keys(), mine.keys() ^ other.keys()
@@ -137,7 +137,7 @@ def by_token(rows: Array, ours: Path, theirs: Path) -> Array:
     return rows[order]
 
 
-def same_values(home: Path, case: Case, ours: Path, theirs: Path) -> None:
+def assert_same_values(home: Path, case: Case, ours: Path, theirs: Path) -> None:
     """Every tensor to the case's tolerance, relative to how far it moved from the base, beside
     what the type of the result cannot tell apart; what is undecided is not compared."""
     mine, other, start = tensors(ours), tensors(theirs), tensors(home / case.family / "base")

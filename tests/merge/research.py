@@ -40,7 +40,7 @@ def merged(
     )  # fmt: skip
 
 
-def close(found: Array, expected: Array, base: Array, size: float = 1e-9) -> None:
+def assert_close(found: Array, expected: Array, base: Array, size: float = 1e-9) -> None:
     """Equal to a share of the merged task vector."""
     assert found.shape == expected.shape
     assert np.linalg.norm(found - expected) <= size * np.linalg.norm(expected - base)

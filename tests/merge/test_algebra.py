@@ -6,7 +6,7 @@ from threadpoolctl import threadpool_limits
 
 from smelt.merge import algebra
 from tests.merge import oracles
-from tests.merge.research import ON_MATRICES, close, everything, merged, models
+from tests.merge.research import ON_MATRICES, assert_close, everything, merged, models
 
 
 @pytest.mark.parametrize("shape", [(600, 40), (40, 600)])
@@ -34,7 +34,7 @@ def test_large_matrices_equal_the_oracle(method: str) -> None:
     oracle = {"swudi": oracles.wudi, "wudi": oracles.wudi_adam}.get(method)
     values = {"steps": 20} if method == "wudi" else {}
     expected = (oracle or getattr(oracles, method))(base, experts, **values)
-    close(merged(method, base, experts, **values), expected, base, 1e-4)
+    assert_close(merged(method, base, experts, **values), expected, base, 1e-4)
 
 
 @pytest.mark.parametrize("method", [*ON_MATRICES, "regmean"])

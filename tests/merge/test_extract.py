@@ -82,7 +82,7 @@ def tuned(base: Arrays, **updates: Any) -> Arrays:
     return {name: one + updates[name] if name in updates else one for name, one in base.items()}
 
 
-def close(found: Arrays, expected: Arrays) -> None:
+def assert_close(found: Arrays, expected: Arrays) -> None:
     assert sorted(found) == sorted(expected)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5, err_msg=name)
@@ -97,7 +97,7 @@ def test_low_rank_changes_come_back(tmp_path: Path) -> None:
     }  # fmt: skip
     model = tuned(base, **updates)
     found, notes, out = extracted(tmp_path, base, model)
-    close(found, model)
+    assert_close(found, model)
     assert notes["energy"] == pytest.approx(1, abs=1e-6)
     ranks = {name: row["rank"] for name, row in notes["tensors"].items()}
     assert ranks == {
@@ -183,18 +183,18 @@ def test_a_tied_embedding_is_saved_for_both(tmp_path: Path, model_is_tied: bool)
     found, notes, out = extracted(tmp_path, base, model)
     assert notes["saved_whole"] == ["lm_head", "model.embed_tokens"]
     assert read_json(out / peft.CONFIG)["ensure_weight_tying"] is model_is_tied
-    close(found, model)
+    assert_close(found, model)
 
 
 def test_an_unchanged_tied_embedding_is_not_stored(tmp_path: Path) -> None:
     base = llama_tensors(tied=True)
     model = tuned(base, **{Q.format(0): low(16, 16, 2)})
     found, notes, _ = extracted(tmp_path / "1", base, model)
-    close(found, model)
+    assert_close(found, model)
     assert notes["saved_whole"] == []
     changed = tuned(model, **{EMBEDDING: floats(24, 16)})
     found, notes, _ = extracted(tmp_path / "2", base, changed, exclude=["embed"])
-    close(found, model)
+    assert_close(found, model)
     assert notes["left_out"][EMBEDDING]["reason"] == "excluded"
 
 
@@ -206,7 +206,7 @@ def test_conv1d(tmp_path: Path, prefix: str) -> None:
     model = {name: one + low(*one.shape, 3) if one.ndim == 2 else one for name, one in base.items()}
     model[f"{prefix}wte.weight"] = base[f"{prefix}wte.weight"]
     found, _, out = extracted(tmp_path, base, model, (GPT2, GPT2))
-    close(found, model)
+    assert_close(found, model)
     assert read_json(out / peft.CONFIG)["fan_in_fan_out"] is True
     header = read_header(out / peft.WEIGHTS)
     place = f"{peft.PREFIX}transformer.h.0.attn.c_attn"

@@ -31,11 +31,11 @@ from tests.merge.parity_cases import (
     stack,
 )
 from tests.merge.parity_compare import (
+    assert_same_form,
+    assert_same_values,
     by_token,
     config_of,
     formula,
-    same_form,
-    same_values,
     shares,
     sources,
     steps,
@@ -131,8 +131,8 @@ def test_same_model(home: Path, tmp_path: Path, name: str) -> None:
     case = CASES[name]
     theirs = by_mergekit(home, name)
     ours = by_smelt(home, case, tmp_path / "out")
-    same_form(ours, theirs)
-    same_values(home, case, ours, theirs)
+    assert_same_form(ours, theirs)
+    assert_same_values(home, case, ours, theirs)
 
 
 @pytest.mark.parametrize("name", CHANCE)
@@ -141,7 +141,7 @@ def test_random_methods_agree_on_average(home: Path, tmp_path: Path, name: str) 
     what chance allows. Both keep each of n elements with a chance of about a half."""
     case = CASES[name]
     theirs, ours = by_mergekit(home, name), by_smelt(home, case, tmp_path / "out")
-    same_form(ours, theirs)
+    assert_same_form(ours, theirs)
     base = home / case.family / "base"
     mine, other = shares(ours, base), shares(theirs, base)
     plain_name = f"task_arithmetic-float32-{case.family}"
@@ -210,8 +210,8 @@ def test_both_command_lines(home: Path, tmp_path: Path, name: str) -> None:
             rows = by_token(rows, tmp_path / "a", by_mergekit(home, name))
         # The order of a union is chance in each process, and means are summed in that order.
         assert np.abs(rows - library[tensor].double().numpy()).max() <= 1e-8, tensor
-    same_form(tmp_path / "b", tmp_path / "a")
-    same_values(home, case, tmp_path / "b", tmp_path / "a")
+    assert_same_form(tmp_path / "b", tmp_path / "a")
+    assert_same_values(home, case, tmp_path / "b", tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", ["linear", "karcher"])
@@ -219,9 +219,9 @@ def test_an_unlisted_base_model_is_no_input(home: Path, tmp_path: Path, name: st
     """DIFFERENCES, base_model of linear, karcher."""
     ours = by_smelt(home, APART[f"{name}-with-base"], tmp_path / "out")
     without = CASES[f"{name}-float32-{HOME}"]
-    same_values(home, without, ours, by_mergekit(home, f"{name}-float32-{HOME}"))
+    assert_same_values(home, without, ours, by_mergekit(home, f"{name}-float32-{HOME}"))
     with pytest.raises(AssertionError, match="error"):
-        same_values(home, without, ours, by_mergekit(home, f"{name}-with-base"))
+        assert_same_values(home, without, ours, by_mergekit(home, f"{name}-with-base"))
 
 
 def test_a_tied_base_with_an_untied_expert(home: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ PAIR = [ONE, TWO]
 ONES = [1.0, 1.0]
 
 
-def same(found: np.ndarray, change: object, base: np.ndarray = BASE) -> None:
+def assert_adds(found: np.ndarray, change: object, base: np.ndarray = BASE) -> None:
     np.testing.assert_allclose(found - base, change, atol=1e-12)
 
 
@@ -34,31 +34,35 @@ def test_linear_divides_by_the_weights_unless_told() -> None:
 
 
 def test_task_arithmetic() -> None:
-    same(oracles.task_arithmetic(BASE, PAIR, weight=ONES, lambda_=0.5), [[1, -2], [1.5, 3.5]])
+    assert_adds(
+        oracles.task_arithmetic(BASE, PAIR, weight=ONES, lambda_=0.5), [[1, -2], [1.5, 3.5]]
+    )
     found = oracles.task_arithmetic(BASE, PAIR, weight=[2.0, 2.0], normalize=True)
-    same(found, [[1, -2], [1.5, 3.5]])
+    assert_adds(found, [[1, -2], [1.5, 3.5]])
 
 
 def test_ties_trims_elects_and_averages() -> None:
     # Kept halves: [[4, 0], [0, 3]] and [[0, -3], [0, 4]]; no element has two opinions.
     half = {"weight": ONES, "density": [0.5, 0.5]}
-    same(oracles.ties(BASE, PAIR, **half), [[4, -3], [0, 3.5]])
+    assert_adds(oracles.ties(BASE, PAIR, **half), [[4, -3], [0, 3.5]])
     # Untrimmed, element 0: 4 - 2 > 0 elects +, which leaves 4 alone.
-    same(oracles.ties(BASE, PAIR, weight=ONES), [[4, -2], [1.5, 3.5]])
-    same(oracles.ties(BASE, PAIR, weight=ONES, normalize=False), [[4, -4], [3, 7]])
+    assert_adds(oracles.ties(BASE, PAIR, weight=ONES), [[4, -2], [1.5, 3.5]])
+    assert_adds(oracles.ties(BASE, PAIR, weight=ONES, normalize=False), [[4, -4], [3, 7]])
     # With weights 1 and 3 the sign of element 0 turns: 4 - 6 < 0. Mean of -2 alone.
-    same(oracles.ties(BASE, PAIR, weight=[1.0, 3.0]), [[-2, -2.5], [1.25, 3.75]])
+    assert_adds(oracles.ties(BASE, PAIR, weight=[1.0, 3.0]), [[-2, -2.5], [1.25, 3.75]])
     # The paper elects without weights.
-    same(oracles.ties(BASE, PAIR, weight=[1.0, 3.0], rule="paper"), [[4, -2.5], [1.25, 3.75]])
+    assert_adds(
+        oracles.ties(BASE, PAIR, weight=[1.0, 3.0], rule="paper"), [[4, -2.5], [1.25, 3.75]]
+    )
 
 
 def test_ties_exact_tie_and_rescaling() -> None:
     base, pair = np.zeros(2), [np.array([1.0, 2.0]), np.array([-1.0, 2.0])]
-    same(oracles.ties(base, pair), [1, 2], base)  # mergekit: a tie is a plus
-    same(oracles.ties(base, pair, rule="paper"), [0, 2], base)
+    assert_adds(oracles.ties(base, pair), [1, 2], base)  # mergekit: a tie is a plus
+    assert_adds(oracles.ties(base, pair, rule="paper"), [0, 2], base)
     # One of [3, 1] is kept and scaled to the norm of both: 3 * 4 / 3.
     found = oracles.ties(base, [np.array([3.0, 1.0])], weight=[1.0], density=[0.5], rescale=True)
-    same(found, [4, 0], base)
+    assert_adds(found, [4, 0], base)
 
 
 @pytest.mark.parametrize(("density", "kept"), [(0.0, 0), (0.1, 1), (0.5, 2), (0.74, 2), (1.0, 4)])
@@ -80,18 +84,18 @@ def test_breadcrumbs_keeps_a_band() -> None:
     assert oracles.keep_band(delta, 1.0, 0.5).all()
     base = np.zeros(10)
     found = oracles.breadcrumbs(base, [delta], weight=[2.0], density=[0.5], gamma=[0.2])
-    same(found, [0, 0, 16, -14, 12, -10, 8, 0, 0, 0], base)
+    assert_adds(found, [0, 0, 16, -14, 12, -10, 8, 0, 0, 0], base)
 
 
 def test_dare_rescales_by_density_or_by_norm() -> None:
     base, expert = np.zeros(4), np.array([1.0, 2, 3, 4])
     some = {"masks": [np.array([True, False, True, False])], "weight": [1.0], "density": [0.25]}
-    same(oracles.dare_linear(base, [expert], **some), [4, 0, 12, 0], base)
+    assert_adds(oracles.dare_linear(base, [expert], **some), [4, 0, 12, 0], base)
     found = oracles.dare_linear(base, [expert], **some, rule="mergekit")
-    same(found, [2.5, 0, 7.5, 0], base)
-    same(oracles.dare_linear(base, [expert], **some, rescale=False), [1, 0, 3, 0], base)
+    assert_adds(found, [2.5, 0, 7.5, 0], base)
+    assert_adds(oracles.dare_linear(base, [expert], **some, rescale=False), [1, 0, 3, 0], base)
     every = {**some, "density": [1.0]}
-    same(oracles.dare_linear(base, [expert], **every), expert, base)
+    assert_adds(oracles.dare_linear(base, [expert], **every), expert, base)
 
 
 def test_dare_ties_elects_on_weighted_survivors() -> None:
@@ -99,7 +103,7 @@ def test_dare_ties_elects_on_weighted_survivors() -> None:
     found = oracles.dare_ties(BASE, PAIR, masks=masks, weight=ONES, density=[0.999, 0.5])
     # Element 0: 4/0.999 - 2/0.5 > 0 leaves the first; element 1: the first alone.
     first = np.array([[4, -1], [2, 3]]) / 0.999
-    same(found, first + np.array([[0, 0], [2, 8]]))
+    assert_adds(found, first + np.array([[0, 0], [2, 8]]))
 
 
 def test_della_ranks_within_rows() -> None:
@@ -110,9 +114,9 @@ def test_della_ranks_within_rows() -> None:
     expert = np.array([[1.0, -3.0, 2.0]])
     some = {"masks": [mask], "density": [0.5], "epsilon": [0.1]}
     found = oracles.della_linear(base, [expert], **some)
-    same(found, [[1 / 0.4, -3 / 0.6, 0]], base)
+    assert_adds(found, [[1 / 0.4, -3 / 0.6, 0]], base)
     found = oracles.della_linear(base, [expert], **some, rule="mergekit")
-    same(found, [[1.5, -4.5, 0]], base)
+    assert_adds(found, [[1.5, -4.5, 0]], base)
 
 
 def test_dare_and_della_are_unbiased_by_the_papers_rule() -> None:
@@ -186,12 +190,16 @@ def test_model_stock_by_the_cosine() -> None:
     base = np.zeros(2)
     # cos 60 degrees = 1/2: t = 2 * 0.5 / 1.5 = 2/3 of the mean.
     pair = [np.array([1.0, 0.0]), np.array([0.5, math.sqrt(0.75)])]
-    same(oracles.model_stock(base, pair), np.array([0.75, math.sqrt(0.75) / 2]) * 2 / 3, base)
-    same(oracles.model_stock(base, [pair[0], -pair[0]]), [0, 0], base)
+    assert_adds(
+        oracles.model_stock(base, pair), np.array([0.75, math.sqrt(0.75) / 2]) * 2 / 3, base
+    )
+    assert_adds(oracles.model_stock(base, [pair[0], -pair[0]]), [0, 0], base)
     tiny = [one * 1e-4 for one in pair]  # norms' product 1e-8, held at 1e-6: cos 1/200
     t = 2 * 0.005 / 1.005
-    same(oracles.model_stock(base, tiny) / 1e-4, np.mean(pair, axis=0) * t, base)
-    same(oracles.model_stock(base, tiny, rule="paper") / 1e-4, np.mean(pair, axis=0) * 2 / 3, base)
+    assert_adds(oracles.model_stock(base, tiny) / 1e-4, np.mean(pair, axis=0) * t, base)
+    assert_adds(
+        oracles.model_stock(base, tiny, rule="paper") / 1e-4, np.mean(pair, axis=0) * 2 / 3, base
+    )
 
 
 def test_sce_select_calculate_erase() -> None:
@@ -199,26 +207,26 @@ def test_sce_select_calculate_erase() -> None:
     pair = [np.array([4.0, 1, 0, 2]), np.array([-2.0, 1, 0, 4])]
     # Variances [9, 0, 0, 1]. Half of four: the thresholds 1 selects elements 0 and 3.
     # Energies (16 + 4)/4 and (4 + 16)/4: weights 1/2. Element 0: + wins, 4 alone. Element 3: 3.
-    same(oracles.sce(base, pair, density=0.5), [4, 0, 0, 3], base)
+    assert_adds(oracles.sce(base, pair, density=0.5), [4, 0, 0, 3], base)
     # mergekit counts half of the two that vary: element 0 only; energies 4 and 1.
-    same(oracles.sce(base, pair, density=0.5, rule="mergekit"), [4, 0, 0, 0], base)
+    assert_adds(oracles.sce(base, pair, density=0.5, rule="mergekit"), [4, 0, 0, 0], base)
     # The authors' code uses the selection for the weights, 0.8 and 0.2, and merges everything.
-    same(oracles.sce(base, pair, density=0.5, rule="fuseai"), [4, 1, 0, 2.4], base)
+    assert_adds(oracles.sce(base, pair, density=0.5, rule="fuseai"), [4, 1, 0, 2.4], base)
     small = [one * 1e-4 for one in (np.array([1.0, 3]), np.array([1.0, 1]))]
     base = np.zeros(2)
     # Energies 10 and 2: 1 and (3 * 10 + 2) / 12; mergekit calls that nothing and takes the mean.
-    same(oracles.sce(base, small) / 1e-4, [1, 32 / 12], base)
-    same(oracles.sce(base, small, rule="mergekit") / 1e-4, [1, 2], base)
-    same(oracles.sce(base, small[:1], density=0.1) / 1e-4, [1, 3], base)
-    same(oracles.sce(base, small[:1], density=0.1, rule="mergekit"), [0, 0], base)
+    assert_adds(oracles.sce(base, small) / 1e-4, [1, 32 / 12], base)
+    assert_adds(oracles.sce(base, small, rule="mergekit") / 1e-4, [1, 2], base)
+    assert_adds(oracles.sce(base, small[:1], density=0.1) / 1e-4, [1, 3], base)
+    assert_adds(oracles.sce(base, small[:1], density=0.1, rule="mergekit"), [0, 0], base)
 
 
 def test_ram_adds_unique_and_averages_shared() -> None:
     base = np.zeros(4)
     pair = [np.array([4.0, 2, 1e-6, 3]), np.array([2.0, 1e-6, 1e-6, 0])]
-    same(oracles.ram(base, pair), [3, 2, 0, 3], base)
+    assert_adds(oracles.ram(base, pair), [3, 2, 0, 3], base)
     # Shared over unique: 1/2 for the first, capped at 0.2; the second has no unique element.
-    same(oracles.ramplus_tl(base, pair), [3, 2 * 1.02, 0, 3 * 1.02], base)
+    assert_adds(oracles.ramplus_tl(base, pair), [3, 2 * 1.02, 0, 3 * 1.02], base)
 
 
 def test_nearswap_moves_by_t_at_most() -> None:
@@ -239,19 +247,19 @@ def test_arcee_fusion_takes_outliers_of_importance() -> None:
     threshold = ordered[3] + 1.5 * (ordered[5] - ordered[1])
     kept = np.array(importance) >= threshold
     assert kept.tolist() == [False, True, False, True]
-    same(oracles.arcee_fusion(base, [expert]), expert * kept[:, None], base)
+    assert_adds(oracles.arcee_fusion(base, [expert]), expert * kept[:, None], base)
 
 
 def test_element_wise_methods_beyond_mergekit() -> None:
-    same(oracles.expo(BASE, [ONE], alpha=0.5), [[6, -1.5], [3, 4.5]])
-    same(oracles.magmax(BASE, PAIR, lambda_=0.5), [[2, -1.5], [1, 2]])
+    assert_adds(oracles.expo(BASE, [ONE], alpha=0.5), [[6, -1.5], [3, 4.5]])
+    assert_adds(oracles.magmax(BASE, PAIR, lambda_=0.5), [[2, -1.5], [1, 2]])
     # Sum [[2, -4], [3, 7]]. Each needs what is at least 0.4 of the rest: 4 of -2 yes, -2 of 4 yes;
     # -1 of -3 no; 2 of 1 and 1 of 2 yes; 3 of 4 and 4 of 3 yes.
-    same(oracles.consensus(BASE, PAIR), [[2, 0], [3, 7]])
-    same(oracles.consensus(BASE, PAIR, min_experts=0), [[2, -4], [3, 7]])
+    assert_adds(oracles.consensus(BASE, PAIR), [[2, 0], [3, 7]])
+    assert_adds(oracles.consensus(BASE, PAIR, min_experts=0), [[2, -4], [3, 7]])
     # Mean squares 30 / 4 and 30 / 4.
-    same(oracles.varm(BASE, PAIR), [[1, -2], [1.5, 3.5]])
-    same(oracles.varm(BASE, [ONE, BASE]), ONE - BASE)
+    assert_adds(oracles.varm(BASE, PAIR), [[1, -2], [1.5, 3.5]])
+    assert_adds(oracles.varm(BASE, [ONE, BASE]), ONE - BASE)
 
 
 def test_fisher_trusts_the_important() -> None:
@@ -299,8 +307,10 @@ def test_iso_c_flattens_the_spectrum() -> None:
     np.testing.assert_allclose(product, product.T, atol=1e-12)
     assert np.linalg.eigvalsh(product).min() > 0
     diagonal = np.diag([3.0, -1.0])
-    same(oracles.iso_c(np.zeros((2, 2)), [diagonal]), np.diag([2.0, -2.0]), np.zeros((2, 2)))
-    same(oracles.iso_c(np.zeros(2), [np.array([3.0, 1]), np.array([1.0, 1])]), [2, 1], np.zeros(2))
+    assert_adds(oracles.iso_c(np.zeros((2, 2)), [diagonal]), np.diag([2.0, -2.0]), np.zeros((2, 2)))
+    assert_adds(
+        oracles.iso_c(np.zeros(2), [np.array([3.0, 1]), np.array([1.0, 1])]), [2, 1], np.zeros(2)
+    )
 
 
 def test_tsv_m_of_one_expert_and_of_orthogonal_experts() -> None:
@@ -312,11 +322,11 @@ def test_tsv_m_of_one_expert_and_of_orthogonal_experts() -> None:
     pair = [
         base + left[:, i : i + 2] @ np.diag([2.0, 1]) @ right[:, i : i + 2].T for i in (0, 2)
     ]  # fmt: skip
-    same(oracles.tsv_m(base, pair), sum(pair) - 2 * base, base)
+    assert_adds(oracles.tsv_m(base, pair), sum(pair) - 2 * base, base)
     # Two equal experts: the better half of their common task vector.
     values = np.linalg.svd(expert - base)
     best = values[0][:, :2] * values[1][:2] @ values[2][:2]
-    same(oracles.tsv_m(base, [expert, expert]), best, base)
+    assert_adds(oracles.tsv_m(base, [expert, expert]), best, base)
 
 
 def test_tsv_m_by_hand() -> None:
@@ -328,7 +338,7 @@ def test_tsv_m_by_hand() -> None:
     first = [math.cos(turn), -math.sin(turn)]
     other = [math.sin(turn), math.cos(turn)]
     expected = 2 * np.outer(first, [1.0, 0]) + np.outer(other, [0.0, 1])
-    same(oracles.tsv_m(np.zeros((2, 2)), pair), expected, np.zeros((2, 2)))
+    assert_adds(oracles.tsv_m(np.zeros((2, 2)), pair), expected, np.zeros((2, 2)))
 
 
 def test_wudi_closed_form_ends_at_the_minimum() -> None:
@@ -354,11 +364,11 @@ def test_wudi_by_hand_truncates_and_filters() -> None:
     # The sum is [6, 1], the solution D / C = [3, 1]; half the columns: the first direction only.
     reached = 1 - math.exp(-2 * 0.5)
     found = oracles.wudi(base, experts, time=0.5, rank_ratio=0.5)
-    same(found, [[6 - 3 * reached, 1]], base)
+    assert_adds(found, [[6 - 3 * reached, 1]], base)
     # From the mean [2, 1/3] both directions move, each at the pace of its eigenvalue.
     found = oracles.wudi(base, experts, time=0.5, rank_ratio=1.0, start="mean", lambda_=2.0)
     slower = 1 - math.exp(-0.5)
-    same(found, [[2 * (2 + reached), 2 * (1 / 3 + 2 / 3 * slower)]], base)
+    assert_adds(found, [[2 * (2 + reached), 2 * (1 / 3 + 2 / 3 * slower)]], base)
 
 
 def test_wudi_of_one_or_equal_experts_is_the_expert() -> None:

@@ -14,7 +14,7 @@ from tests.merge.research import (
     DEVICES,
     ON_MATRICES,
     Array,
-    close,
+    assert_close,
     everything,
     grams,
     merged,
@@ -33,7 +33,7 @@ def test_float64_equals_the_oracle(method: str, shape: tuple[int, int], device: 
     oracle = {"swudi": oracles.wudi, "wudi": oracles.wudi_adam}.get(method)
     expected = (oracle or getattr(oracles, method))(base, experts, **named)
     assert np.linalg.norm(expected - base) > 1e-4 * np.linalg.norm(base)
-    close(merged(method, base, experts, extras=extras, device=device), expected, base)
+    assert_close(merged(method, base, experts, extras=extras, device=device), expected, base)
 
 
 @pytest.mark.parametrize("shape", [(24, 16), (7,), (3, 4, 5)])
@@ -71,7 +71,7 @@ def test_one_expert_comes_back(method: str) -> None:
 def test_vocabularies_get_the_mean_task_vector(method: str, name: str) -> None:
     base, experts = models((24, 16))
     mean = base + 0.5 * (np.mean(experts, axis=0) - base)
-    close(merged(method, base, experts, name=name, lambda_=0.5), mean, base)
+    assert_close(merged(method, base, experts, name=name, lambda_=0.5), mean, base)
     assert np.linalg.norm(merged(method, base, experts, lambda_=0.5) - mean) > 1e-3
 
 
@@ -79,7 +79,7 @@ def test_vocabularies_get_the_mean_task_vector(method: str, name: str) -> None:
 @pytest.mark.parametrize("method", ON_MATRICES)
 def test_what_is_no_matrix_gets_the_mean_task_vector(method: str, shape: tuple[int, ...]) -> None:
     base, experts = models(shape)
-    close(merged(method, base, experts), np.mean(experts, axis=0), base)
+    assert_close(merged(method, base, experts), np.mean(experts, axis=0), base)
 
 
 @pytest.mark.parametrize("method", [*ON_MATRICES, "regmean"])
@@ -195,7 +195,7 @@ def test_tsv_m_of_two_equal_experts_is_the_half_rank_copy() -> None:
     base, (expert,) = models((30, 12), 1)
     left, values, right = np.linalg.svd(expert - base, full_matrices=False)
     half = (left[:, :6] * values[:6]) @ right[:6]
-    close(merged("tsv_m", base, [expert, expert]), base + half, base)
+    assert_close(merged("tsv_m", base, [expert, expert]), base + half, base)
 
 
 def test_tsv_m_singular_values_are_those_kept() -> None:
@@ -208,10 +208,10 @@ def test_tsv_m_singular_values_are_those_kept() -> None:
 
 def test_tsv_m_with_more_experts_than_rank_and_with_an_unchanged_one() -> None:
     base, experts = models((2, 9), 3)
-    close(merged("tsv_m", base, experts), np.mean(experts, axis=0), base)
+    assert_close(merged("tsv_m", base, experts), np.mean(experts, axis=0), base)
     base, experts = models((30, 12), 3)
     experts[1] = base.copy()
-    close(merged("tsv_m", base, experts), oracles.tsv_m(base, experts), base)
+    assert_close(merged("tsv_m", base, experts), oracles.tsv_m(base, experts), base)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -228,7 +228,7 @@ def test_wudi_is_torch_adam_on_the_papers_loss(start: str, device: str) -> None:
         loss.backward()
         adam.step()
     found = merged("wudi", base, experts, start=start, device=device)
-    close(found, base + point.detach().numpy(), base)
+    assert_close(found, base + point.detach().numpy(), base)
 
 
 def test_wudi_and_swudi_lower_the_interference_and_meet_at_the_minimum() -> None:
@@ -248,8 +248,8 @@ def test_wudi_and_swudi_lower_the_interference_and_meet_at_the_minimum() -> None
     closed = [loss(merged("swudi", base, experts, time=t, rank_ratio=1.0)) for t in (0, 1, 10, 100)]
     assert closed[0] == pytest.approx(begin)
     assert closed == sorted(closed, reverse=True)
-    close(merged("swudi", base, experts, time=1e9, rank_ratio=1.0), least, base)
-    close(merged("wudi", base, experts, steps=3000), least, base, 1e-3)
+    assert_close(merged("swudi", base, experts, time=1e9, rank_ratio=1.0), least, base)
+    assert_close(merged("wudi", base, experts, steps=3000), least, base, 1e-3)
     assert loss(least) < 0.5 * begin
 
 
@@ -273,4 +273,4 @@ def test_swudi_of_thin_experts_equals_the_oracle(device: str) -> None:
     ]
     expected = oracles.wudi(base, experts, start="mean", rank_ratio=0.65, lambda_=0.7)
     values = {"start": "mean", "rank_ratio": 0.65, "lambda_": 0.7}
-    close(merged("swudi", base, experts, device=device, **values), expected, base, 1e-7)
+    assert_close(merged("swudi", base, experts, device=device, **values), expected, base, 1e-7)

@@ -19,6 +19,7 @@ from smelt.models.likelihood import likelihood
 from smelt.models.network import NetworkBackend
 from smelt.models.prompts import Prompts
 from tests.models.architectures import KINDS, greedy_ids, network
+from tests.models.asking import ask, likelihoods
 from tests.pico import pico_llama, pico_tokenizer
 
 SHOTS = (
@@ -42,12 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def scores(model: Any, queries: list[Query]) -> list[Likelihood]:
-    found: dict[int, Likelihood] = {}
-    model.likelihood(queries, lambda i, a: found.update(zip(i, a, strict=True)), "")
-    return [found[index] for index in range(len(queries))]
-
-
 def one_by_one(model: NetworkBackend, prompt: list[int], end: list[int]) -> Likelihood:
     """Log-probabilities out of one unpadded row, in double precision."""
     network: Any = model.model
@@ -66,7 +61,7 @@ def test_likelihood_equals_single_rows(kind: str, batch_size: int, tmp_path: Pat
     model = NetworkBackend(made, tmp_path, identity="x", batch_size=batch_size)
     queries = [Query(prompt, end) for end in ENDS for prompt in PROMPTS]
     pairs = prompts.pairs([(query.prompt, query.continuation) for query in queries])
-    found = scores(model, queries)
+    found = likelihoods(model, queries)
     for one, (prompt, end) in zip(found, pairs, strict=True):
         wanted = one_by_one(model, prompt, end)
         assert one.nats == pytest.approx(wanted.nats, abs=1e-4)
@@ -83,9 +78,9 @@ def test_likelihood_equals_single_rows(kind: str, batch_size: int, tmp_path: Pat
 def test_logits_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformers(str(folder))
     queries = [Query(prompt, end) for end in ENDS for prompt in PROMPTS]
-    expected = scores(model, queries)
+    expected = likelihoods(model, queries)
     monkeypatch.setattr("smelt.models.likelihood.BATCH_LOGITS", 2 * 8 * 320)
-    for one, wanted in zip(scores(model, queries), expected, strict=True):
+    for one, wanted in zip(likelihoods(model, queries), expected, strict=True):
         assert one.nats == pytest.approx(wanted.nats, abs=1e-5)
 
 
@@ -161,8 +156,7 @@ def test_identity_is_the_content(folder: Path, tmp_path: Path) -> None:
 
 def test_end_tokens_of_the_generation_config(folder: Path, tmp_path: Path) -> None:
     """A model may name several; its other settings (a penalty) bend nothing."""
-    found: list[Written] = []
-    transformers(str(folder)).write([Request("The", 9)], lambda _, a: found.extend(a), "")
+    request = Request("The", 9)
     prompts = Prompts(folder)
     own: Any = transformers(str(folder))
     ids = prompts.encode(["The"])[0]
@@ -170,10 +164,10 @@ def test_end_tokens_of_the_generation_config(folder: Path, tmp_path: Path) -> No
     shutil.copytree(folder, tmp_path / "m")
     ends = {"eos_token_id": [prompts.tokenizer.eos_id, made[3]], "repetition_penalty": 9.0}
     (tmp_path / "m" / "generation_config.json").write_text(json.dumps(ends))
-    transformers(str(tmp_path / "m")).write([Request("The", 9)], lambda _, a: found.extend(a), "")
     stop = made.index(made[3])
-    assert found[1] == Written(prompts.decode(made[:stop]), stop, True)
-    assert found[0].num_tokens > stop
+    found = ask(transformers(str(tmp_path / "m")), [request])
+    assert found == [Written(prompts.decode(made[:stop]), stop, True)]
+    assert ask(own, [request])[0].num_tokens > stop
 
 
 def test_precision_and_what_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -185,12 +179,12 @@ def test_precision_and_what_is_refused(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(half.model(ids).logits, theirs.eval()(ids).logits)
     assert {buffer.dtype for buffer in half.model.buffers()} == {torch.float32}
     one, wanted = (
-        scores(half, [Query("The", " fox")])[0],
-        scores(transformers(str(folder)), [Query("The", " fox")])[0],
+        likelihoods(half, [Query("The", " fox")])[0],
+        likelihoods(transformers(str(folder)), [Query("The", " fox")])[0],
     )
     assert one.nats == pytest.approx(wanted.nats, rel=0.05)
     with pytest.raises(UserError, match="at most 128"):
-        scores(half, [Query("1" * 200, "2")])
+        likelihoods(half, [Query("1" * 200, "2")])
     with pytest.raises(UserError, match=r"config\.json: no such file"):
         transformers(str(tmp_path))
     assert network_and_tokenizer(half)[0] is half.model
@@ -219,23 +213,15 @@ def test_overwritten_weights_answer_anew(folder: Path) -> None:
     """A search changes the tensors in place: nothing of the old ones may be remembered."""
     model: Any = transformers(str(folder))
     requests = [Request(prompt, 9) for prompt in PROMPTS]
-
-    def texts() -> list[str]:
-        found: dict[int, Written] = {}
-        model.write(requests, lambda i, a: found.update(zip(i, a, strict=True)), "")
-        return [found[index].text for index in range(len(requests))]
-
-    first = texts()
+    first = ask(model, requests)
     with torch.no_grad():
         for name, tensor in model.model.state_dict().items():
             if "proj" in name:
                 tensor.copy_(tensor.flip(0))
-    changed = texts()
+    changed = ask(model, requests)
     fresh = NetworkBackend(model.model, folder, identity="y")
-    again: dict[int, Written] = {}
-    fresh.write(requests, lambda i, a: again.update(zip(i, a, strict=True)), "")
-    assert changed == [again[index].text for index in range(len(requests))]
-    assert changed != first
+    assert changed == ask(fresh, requests)
+    assert [one.text for one in changed] != [one.text for one in first]
 
 
 def test_the_example_of_the_docs() -> None:
@@ -248,8 +234,6 @@ def test_the_example_of_the_docs() -> None:
     backend = inside["parrot"]("m", shout=True)
     contract.test_is_a_backend(backend)
     contract.test_writes_within_budget_and_the_same_again(backend)
-    found: list[Written] = []
-    backend.write([Request("one two three", 2)], lambda _, a: found.extend(a), "")
-    assert found == [Written("TWO THREE", 2, True)]
+    assert ask(backend, [Request("one two three", 2)]) == [Written("TWO THREE", 2, True)]
     with pytest.raises(UserError, match="knows no likelihoods"):
-        scores(backend, [Query("a", "b")])
+        likelihoods(backend, [Query("a", "b")])

@@ -8,9 +8,10 @@ import pytest
 
 from smelt.core import registry
 from smelt.core.errors import UserError
-from smelt.models.backend import Backend, Likelihood, Query, Request, Written
+from smelt.models.backend import Query, Request, Written
 from smelt.models.backends.llama_cpp import llama_cpp
 from smelt.models.backends.transformers import transformers
+from tests.models.asking import ask, likelihoods
 from tests.pico import pico_llama
 
 pytest.importorskip("xllamacpp")
@@ -40,12 +41,6 @@ def both(file: Path) -> Any:
     backend = llama_cpp(str(file), context=128)
     yield backend, transformers(str(file.parent / "m"))
     backend.close()
-
-
-def ask(backend: Backend, requests: list[Request]) -> list[Written]:
-    found: dict[int, Written] = {}
-    backend.write(requests, lambda i, a: found.update(zip(i, a, strict=True)), "")
-    return [found[index] for index in range(len(requests))]
 
 
 def test_writes_what_the_network_writes(both: Any) -> None:
@@ -95,11 +90,7 @@ def test_likelihoods_are_the_network_s(both: Any) -> None:
     queries = [
         Query(prompt, end) for prompt in PROMPTS for end in (" A", "2.", " fox jumps", " é", "=")
     ]
-    found: list[list[Likelihood]] = []
-    for backend in both:
-        got: dict[int, Likelihood] = {}
-        backend.likelihood(queries, lambda i, a, got=got: got.update(zip(i, a, strict=True)), "")
-        found.append([got[index] for index in range(len(queries))])
+    found = [likelihoods(backend, queries) for backend in both]
     for one, other in zip(*found, strict=True):
         assert one.nats == pytest.approx(other.nats, abs=2e-3)
         assert (one.num_tokens, one.greedy) == (other.num_tokens, other.greedy)

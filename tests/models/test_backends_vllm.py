@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from smelt.core.errors import UserError
-from smelt.models.backend import Likelihood, Query, Request, Written
+from smelt.models.backend import Query, Request
 from smelt.models.backends.transformers import transformers
 from smelt.models.backends.vllm import vllm
 from tests.models.architectures import greedy_ids
+from tests.models.asking import ask, likelihoods
 from tests.pico import pico_llama
 
 PROMPTS = ["The quick", "1+1=", "", "max[352]*1-2="]
@@ -147,6 +148,14 @@ class LLM:
         return RequestOutput("0", ids, kept, [output])
 
 
+def module() -> ModuleType:
+    """The stand-in for the package."""
+    made: Any = ModuleType("vllm")
+    made.__spec__, made.__version__ = ModuleSpec("vllm", None), "0.10.0"
+    made.LLM, made.SamplingParams = LLM, SamplingParams
+    return made
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pico_llama(tmp_path_factory.mktemp("v") / "m", seed=4)
@@ -154,17 +163,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = ModuleType("vllm")
-    module.__spec__ = ModuleSpec("vllm", None)
-    module.LLM, module.SamplingParams, module.__version__ = LLM, SamplingParams, "0.10.0"
-    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setitem(sys.modules, "vllm", module())
     LLM.made.clear()
-
-
-def ask(backend: Any, requests: list[Request]) -> list[Written]:
-    found: dict[int, Written] = {}
-    backend.write(requests, lambda i, a: found.update(zip(i, a, strict=True)), "")
-    return [found[index] for index in range(len(requests))]
 
 
 @pytest.mark.usefixtures("package")
@@ -210,11 +210,7 @@ def test_likelihoods(folder: Path) -> None:
         if encode([prompt + decode(best)])[0] == ids + best:
             queries.append(Query(prompt, decode(best)))
             break
-    both: list[list[Likelihood]] = []
-    for one in (backend, own):
-        found: dict[int, Likelihood] = {}
-        one.likelihood(queries, lambda i, a, to=found: to.update(zip(i, a, strict=True)), "")
-        both.append([found[index] for index in range(len(queries))])
+    both = [likelihoods(one, queries) for one in (backend, own)]
     for ours, wanted in zip(*both, strict=True):
         assert ours.nats == pytest.approx(wanted.nats, abs=1e-4)
         assert (ours.num_tokens, ours.greedy) == (wanted.num_tokens, wanted.greedy)

@@ -127,7 +127,7 @@ def _sample(benchmark: str, number: int) -> dict[str, Any]:
 def seed_stages(maker: Maker, correct: dict[str, tuple[int, int]]) -> None:
     """Every stage of one seed."""
     maker.stage(
-        "data", "data", {},
+        "data", "data", {}, files_written={"test.jsonl": [{"seed": maker.seed}]},
         steps=[{"step": "filter:min_length", "seen": 9000, "kept": 8900, "dropped": {"short": 100}},
                {"step": "dedup", "seen": 8900, "kept": 8000, "dropped": {"duplicate": 900}}],
         splits={"train": {"math": 2000, "logic": 2001}, "test": {"math": 300, "logic": 301}},
@@ -151,7 +151,7 @@ def seed_stages(maker: Maker, correct: dict[str, tuple[int, int]]) -> None:
         for benchmark in ("math", "ml")
     }
     maker.stage(
-        "eval", "eval", {"data": "data", **{name: name for name in correct}},
+        "eval", "eval", {"benchmarks.0": "data/test.jsonl", **{name: name for name in correct}},
         files_written=samples, scores=scores(maker.seed, correct), groups=GROUPS, roles=ROLES,
     )  # fmt: skip
     maker.stage(

@@ -78,8 +78,14 @@ COMPARISONS = [
 ]  # fmt: skip
 
 
-def evaluation(folder: Path, seed: int = 0, **changed: Any) -> Path:
-    """A result of `smelt eval` in today's format. Returns its folder."""
+def evaluation(folder: Path, seed: int = 0, *, items: int | None = None, **changed: Any) -> Path:
+    """A result of `smelt eval` in today's format. Returns its folder.
+
+    items: which data was asked, for each seed other data unless told.
+    """
+    data = folder.parent / "data.jsonl"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    data.write_text(f"{seed if items is None else items}\n")
     notes: dict[str, Any] = {
         "scores": scores(), "roles": ROLES, "groups": {"alone": SKILLS},
         "majority": {"logic": 0.04, "trace": 0.05, "logic+trace": 0.06},
@@ -95,7 +101,7 @@ def evaluation(folder: Path, seed: int = 0, **changed: Any) -> Path:
         {"id": "d", "prompt": "how likely", "gold": "", "answer": "", "correct": None,
          "reason": "measured", "tokens": 0, "finished": True},
     ]  # fmt: skip
-    run = Run(folder, "eval", {"seed": seed}, {}, seed=seed)
+    run = Run(folder, "eval", {"seed": seed}, {"benchmarks.0": str(data)}, seed=seed)
     with run:
         lines(run.folder / "samples" / "merged" / "drop.jsonl", samples)
         run.note(**notes | changed)

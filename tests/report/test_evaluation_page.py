@@ -7,14 +7,14 @@ import pytest
 
 from smelt.core.interval import mean_interval, wilson
 from smelt.report.details import cautions, details_of, subjects_of
-from smelt.report.evaluated import rows_of
+from smelt.report.evaluated import rows_of, same_items
 from smelt.report.page import markdown_scores, render
-from smelt.report.records import EvalRecord
+from smelt.report.records import EvalRecord, Input
 from smelt.report.sections.combined import gained
 from smelt.report.sections.compare import compared, holm
 from smelt.report.stages import Stage, by_name, gather
 from smelt.report.tables import Column
-from tests.report.fake_evaluation import COMPARISONS, GAINS, evaluation, scores
+from tests.report.fake_evaluation import COMPARISONS, GAINS, evaluation, gain, scores
 from tests.report.test_page import Reader
 
 
@@ -165,6 +165,42 @@ def test_comparisons_need_the_seeds_to_agree(tmp_path: Path) -> None:
     again = [evaluation(tmp_path / "2" / "eval", comparisons=COMPARISONS[:1]),
              evaluation(tmp_path / "3" / "eval", 1, comparisons=COMPARISONS[:1])]  # fmt: skip
     assert compared(group(*again))[0].text == "merged is better"
+
+
+def test_the_same_items_asked_again_say_nothing_new(tmp_path: Path) -> None:
+    """Three seeds of models that do not depend on the seed: no more is known than from one."""
+    slight = [COMPARISONS[0] | {"difference": 0.02, "low": -0.01, "high": 0.05, "p": 0.2}]
+    folders = [evaluation(tmp_path / str(seed) / "eval", seed, items=0, comparisons=slight,
+                          combined=[gain("merged", "logic+trace", 0.02, -0.01, 0.05)])
+               for seed in range(3)]  # fmt: skip
+    (found,) = compared(group(*folders))
+    assert (found.low, found.high) == pytest.approx((-0.01, 0.05))
+    assert found.text == "not told apart"
+    (row,) = gained(group(*folders))
+    assert (row.low, row.high, row.verdict) == (pytest.approx(-0.01), pytest.approx(0.05), "even")
+    rows = {row.model: row for row in rows_of(group(*folders))}
+    assert rows["merged"].cells[Column("drop")].limits == pytest.approx((0.5, 0.41, 0.58))
+    assert rows["merged"].cells[Column("logic")].limits == pytest.approx((0.7, *wilson(70, 100)))
+
+
+def test_repeated_comparisons_need_their_p(tmp_path: Path) -> None:
+    rows = [COMPARISONS[0] | {"p": 0.07}]
+    folders = [evaluation(tmp_path / str(n) / "eval", n, items=0, comparisons=rows)
+               for n in (0, 1)]  # fmt: skip
+    assert compared(group(*folders))[0].text == "not told apart"
+
+
+def test_seeds_that_share_one_of_two_files_share_items(folder: Path) -> None:
+    def seed(*files: str) -> EvalRecord:
+        inputs = {f"benchmarks.{n}": Input(path=file, sha256=file) for n, file in enumerate(files)}
+        return EvalRecord(verb="eval", key="k", inputs=inputs)
+
+    def same(*records: EvalRecord) -> bool:
+        return same_items([(group(folder)[0][0], record) for record in records])
+
+    assert not same(seed("a", "b"), seed("c", "d"))
+    assert same(seed("a", "b"), seed("a", "d"))
+    assert same(seed("a"), seed())  # lm-eval's tasks name no file
 
 
 def test_gains(folder: Path, page: str) -> None:

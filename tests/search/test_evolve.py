@@ -297,7 +297,7 @@ def test_several_objectives_give_a_front(tmp_path: Path) -> None:
     front = {member.candidate: member.objectives for member in result.front}
     assert set(front) == {row["candidate"] for row in found} - beaten
     assert result.best == max(values[0] for values in front.values())
-    with pytest.raises(UserError, match="several objectives"):
+    with pytest.raises(AssertionError, match="several objectives"):
         search(fresh(tmp_path), two, 30, "random_search", objectives=2, racing=RACING)
 
 
@@ -309,13 +309,13 @@ def test_stages_share_one_log(tmp_path: Path) -> None:
                             label="t", expand=lambda genome: genome * 3)  # fmt: skip
             fine = evolve(make(coarse.genome * 3, 2), Here(measure), log, weights=WEIGHTS,
                           evaluations=20, label="t", stage=1)  # fmt: skip
-            assert log.items == coarse.items + fine.items
             return [coarse, fine]
 
     coarse, fine = both(tmp_path, bumpy)
     found = rows(tmp_path)
     assert [row["candidate"] for row in found] == list(range(len(found)))
     sizes = [coarse.evaluations, fine.evaluations]
+    assert sum(row["items"] for row in found) == coarse.items + fine.items
     assert [row["stage"] for row in found] == [0] * sizes[0] + [1] * sizes[1]
     assert found[sizes[0]]["genome"] == coarse.genome * 3
     assert fine.start == coarse.best <= fine.best == found[-1]["best"]

@@ -1,11 +1,10 @@
-"""Pareto front and hypervolume, against counting and by hand."""
+"""The Pareto front, against counting and by hand."""
 
-import itertools
 import random
 
 import pytest
 
-from smelt.search.front import Member, dominates, hypervolume, joined
+from smelt.search.front import Member, dominates, joined
 
 
 def test_dominates() -> None:
@@ -28,20 +27,3 @@ def test_the_front_is_what_nobody_dominates_in_any_order(objectives: int) -> Non
     assert len(front) == len(expected)  # of equals, one
     for member in front:
         assert points.index(member.objectives) == member.candidate  # the first of them
-
-
-def test_hypervolume_by_hand() -> None:
-    assert hypervolume([[3.0], [5.0], [1.0]], [2.0]) == 3.0
-    assert hypervolume([[2.0, 1.0], [1.0, 2.0]], [0.0, 0.0]) == 3.0
-    assert hypervolume([[2.0, -1.0], [1.0, 2.0]], [0.0, 0.0]) == 2.0  # below the reference
-    assert hypervolume([], [0.0, 0.0]) == 0.0
-
-
-def test_hypervolume_counts_the_cells_below() -> None:
-    draw = random.Random(4)
-    points = [[float(draw.randrange(1, 7)) for _ in range(3)] for _ in range(12)]
-    cells = sum(
-        any(all(c < p for c, p in zip(cell, point, strict=True)) for point in points)
-        for cell in itertools.product(range(7), repeat=3)
-    )
-    assert hypervolume(points, [0.0, 0.0, 0.0]) == cells

@@ -7,9 +7,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from benchmarks.search_exam import Exam, reached
 from smelt.core import registry
 from smelt.search.candidate import Candidate
 from smelt.search.evolve import Result, evolve
@@ -36,7 +36,7 @@ def run(
         try:
             batch = next(steps)
         except StopIteration as stop:
-            return batches, stop.value
+            return batches, [value for (value,) in stop.value]
         batches.append([(one.number, asked) for one, asked in batch])
         for one, asked in batch:
             one.take(asked, [[answers[one.number][item] for item in asked]])
@@ -227,30 +227,6 @@ def test_estimates_are_near_and_lean_to_no_side() -> None:
     assert math.sqrt(statistics.mean(error**2 for error in errors)) < 0.05
 
 
-class Exam:
-    """Items with a difficulty, right or wrong by a latent skill that falls off around an optimum
-    (another one for each of four topics); each item has ripples of its own. A third is always
-    right, a quarter always wrong, as benchmarks are for a family of merges."""
-
-    def __init__(self, size: int, seed: int, items: int = 150) -> None:
-        draw = np.random.default_rng(seed)
-        middle = draw.uniform(0.15, 0.85, size)
-        self.topics = np.clip(middle + draw.normal(0, 0.12, (4, size)), 0, 1)
-        low, high = np.array([[-9, -4], [4, 9], [-2.5, 2.5]])[
-            draw.choice(3, items, p=[0.35, 0.25, 0.4])
-        ].T
-        self.difficulty, self.topic = draw.uniform(low, high), draw.integers(0, 4, items)
-        self.slope = draw.uniform(0.7, 1.5, items)
-        self.wave = draw.normal(0, 6 / math.sqrt(size), (items, size))
-        self.phase = draw.uniform(0, 2 * math.pi, items)
-
-    def __call__(self, genome: list[float], items: list[int]) -> list[list[float]]:
-        skills = 3.2 - 45 * ((np.array(genome) - self.topics) ** 2).mean(1)
-        ahead = self.slope[items] * (skills[self.topic[items]] - self.difficulty[items])
-        ripple = np.sin(self.wave[items] @ np.array(genome) + self.phase[items])
-        return [(ahead + ripple > 0).astype(float).tolist()]
-
-
 def searched(
     folder: Path, exam: Measure, size: int, seed: int, evaluations: int, racing: Racing | None
 ) -> tuple[Result, list[dict[str, Any]]]:
@@ -260,16 +236,6 @@ def searched(
         result = evolve(algorithm, Here(exam), log, weights=[1 / 150] * 150, racing=racing,
                         evaluations=evaluations, label="t")  # fmt: skip
     return result, [json.loads(x) for x in (folder / "journal.jsonl").read_text().splitlines()]
-
-
-def reached(rows: list[dict[str, Any]], fitness: float) -> float:
-    """Item evaluations until a candidate that was measured on all items has this fitness."""
-    total = 0
-    for row in rows:
-        total += row["items"]
-        if row["best"] >= fitness:
-            return total
-    return math.inf
 
 
 def test_racing_halves_the_item_evaluations_to_a_fixed_fitness(tmp_path: Path) -> None:

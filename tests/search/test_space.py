@@ -115,7 +115,8 @@ def test_the_recipe_says_what_the_genome_says(layer_groups: Any) -> None:
     if layer_groups == "all":  # layer 1 and layer 11 have values of their own
         setting, place = plain["parameters"]["lambda"], [gene.key for gene in genes].index("lambda")
         ones = [resolve(setting, f"model.layers.{n}.mlp.weight", 0.0) for n in (1, 11)]
-        assert ones == [space.value(genome, place, n) for n in (1, 11)]
+        own = genome[place * len(space.groups) :]
+        assert ones == [genes[place].value(own[n]) for n in (1, 11)]
         assert ones[0] != ones[1]
     assert base["weight"] == [0.5, 0.5]
 
@@ -144,7 +145,7 @@ def test_whole_numbers_are_searched_as_such() -> None:
     data = recipe("karcher", {"max_iter": "search"})
     genes = find_genes(data, "r")
     space = Space(without_marks(data, genes), genes, group_tensors(NAMES, 1, "r"))
-    values = {space.value([n / 100], 0, 0) for n in range(101)}
+    values = {genes[0].value(n / 100) for n in range(101)}
     assert values == {float(n) for n in range(1, 21)}
     setting = space.recipe([0.5])["parameters"]["max_iter"]
     assert setting == space.parameters([0.5], NAMES[0], {"max_iter": 9.0}, [])["max_iter"] == 10.0

@@ -165,7 +165,7 @@ def test_a_coarser_start_is_the_mean_and_the_most_frequent_choice() -> None:
     carried = carry(genome, fine, coarse)
     # 4 tensors in each layer, 3 outside.
     assert carried[0] == pytest.approx((4 * sum(n / 12 for n in range(12)) + 3) / 51)
-    assert coarse.value(carried, rule, 0) == "paper"
+    assert coarse.genes[rule].value(carried[rule]) == "paper"
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)

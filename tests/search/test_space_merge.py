@@ -146,6 +146,6 @@ def test_a_recipe_is_the_start_of_a_search_at_any_granularity(home: Path) -> Non
         assert found["weight"] == pytest.approx(values[name]["weight"])
         assert found["normalize"] == values[name]["normalize"]
     coarse, _ = _space(data)
-    weight = coarse.value(at_values(coarse, values, memory.experts, "r"), 0, 0)
+    weight = coarse.genes[0].value(at_values(coarse, values, memory.experts, "r")[0])
     mean = sum(one["weight"][0] for one in values.values()) / len(values)
     assert weight == pytest.approx(mean)

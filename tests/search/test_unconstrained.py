@@ -13,7 +13,7 @@ from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.data.document import write_jsonl
 from smelt.evals.by_config import describe_by_config as describe_eval
-from smelt.models.by_config import RECORDED, _hub_answers, answering_hours, num_cards
+from smelt.models.by_config import RECORDED, answering_hours, num_cards
 from smelt.models.load import load_model, save_model
 from smelt.search.by_config import describe_by_config
 from smelt.verbs.search import execute
@@ -109,22 +109,6 @@ def test_layers_or_widths_that_differ_are_found(tmp_path: Path) -> None:
         data["models"][0]["model"] = str(tmp_path)
         with pytest.raises(UserError, match=message):
             describe_by_config(data, "r")
-
-
-def test_the_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def refused(*args: object, **kwargs: object) -> None:
-        calls.append(args)
-        raise OSError("no net")
-
-    monkeypatch.setattr("smelt.models.by_config.urlopen", refused)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    _hub_answers.cache_clear()
-    assert not _hub_answers()
-    assert not _hub_answers()
-    assert len(calls) == 1
-    _hub_answers.cache_clear()
 
 
 def widened(base: Path, folder: Path, seed: int, tokens: list[str], **config: Any) -> None:

@@ -98,6 +98,14 @@ class BuildNothing:
         raise UserError("r.yaml", "no such model", "a folder")
 
 
+class BuildTooMuch:
+    """A measure whose models do not fit: the system ends the process."""
+
+    def __call__(self) -> Measure:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("unreachable")
+
+
 def search(folder: Path, workers: Pool) -> Result:
     algorithm = registry.load("search-algorithm", "random_search")([0.5, 0.5], 5, population=6)
     with Log(folder) as log:
@@ -155,6 +163,9 @@ def test_ray_tells_what_cannot_be_built_or_reached() -> None:
 
     with pytest.raises(UserError, match="no such model"):
         pool(BuildNothing(), 2)
+    assert not ray.is_initialized()
+    with pytest.raises(UserError, match=r"search\.workers: a worker ended while it loaded"):
+        pool(BuildTooMuch(), 2)
     assert not ray.is_initialized()
     with pytest.raises(UserError, match=r"search\.address: Ray: "):
         pool(BuildNothing(), 2, "127.0.0.1:1")

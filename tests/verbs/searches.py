@@ -1,6 +1,5 @@
 """What tests of `smelt search` share: models, a recipe, and what came of it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,3 @@ def value(folder: Path) -> float:
                          {"sum": 2.0, "rev": 1.0}, "likelihood")  # fmt: skip
     scores, _ = fitness(list(range(len(fitness.weights))))
     return sum(w * s for w, s in zip(fitness.weights, scores, strict=True))
-
-
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found

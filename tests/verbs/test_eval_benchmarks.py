@@ -9,6 +9,7 @@ import pytest
 
 from smelt.core import digest
 from smelt.core.errors import UserError
+from smelt.core.run import read_record
 from smelt.evals.by_config import describe_by_config
 from smelt.models.network import NetworkBackend
 from smelt.verbs.eval import check, eval, execute
@@ -48,15 +49,10 @@ def recipe(*benchmarks: str, **changes: Any) -> dict[str, Any]:
             **changes}  # fmt: skip
 
 
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
-
-
 def test_benchmarks_of_three_kinds_in_one_run(home: Path) -> None:
     data = recipe("gsm8k", "arc_challenge", "humaneval", compare=[["one", "two"]])
     execute(data, home / "out", where="r")
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     for cells in facts["scores"].values():
         assert {name: cell["total"] for name, cell in cells.items()} == {
             "gsm8k": 4, "arc_challenge": 4, "humaneval": 1,
@@ -122,7 +118,7 @@ def test_a_killed_run_asks_only_for_what_it_lacks(
 def test_samples_and_pass_at(home: Path) -> None:
     data = recipe("gsm8k", samples=3, pass_at=[1, 3], temperature=1.0)
     execute(data, home / "out", where="r", seed=1)
-    cell = record(home / "out")["scores"]["one"]["gsm8k"]
+    cell = read_record(home / "out")["scores"]["one"]["gsm8k"]
     assert set(cell["pass_at"]) == {"1", "3"}
     rows = [json.loads(line) for line in
             (home / "out/samples/one/gsm8k.jsonl").read_text().splitlines()]  # fmt: skip
@@ -136,7 +132,7 @@ def test_samples_and_pass_at(home: Path) -> None:
 
 def test_other_examples_are_another_eval(home: Path) -> None:
     execute(recipe("gsm8k", "humaneval"), home / "out", where="r")
-    inputs = record(home / "out")["inputs"]
+    inputs = read_record(home / "out")["inputs"]
     assert {"benchmarks.0", "benchmarks.1", "benchmarks.0.shots"} <= set(inputs)
     assert "benchmarks.1.shots" not in inputs
     write(home / "data/gsm8k/train.jsonl.gz", SUMS[:2])
@@ -151,7 +147,7 @@ def test_what_the_terminal_shows(home: Path, capsys: pytest.CaptureFixture[str])
     path.write_text(json.dumps(data))
     eval(recipe=str(path), out_option=home / "out", seed=3)
     shown = capsys.readouterr().out
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert facts["seed"] == 3
     assert "pass_at" not in facts["scores"]["one"]["arc_challenge"]
     assert shown.count("one -> two") == 2
@@ -195,18 +191,17 @@ def test_devices_and_servers_are_looked_at_before_any_work(
 
 
 def test_combined_skills_are_compared_with_the_best_expert(home: Path) -> None:
-    rows = json.loads(json.dumps(SUMS[:4]))
     for name in ("math", "logic", "ml"):
         write(home / f"data/{name}.jsonl.gz", [
             {"text": f"{n}+1={n + 1}.", "prompt": f"{n}+1=", "id": f"{name}{n}", "domain": name,
              "source": "s", "meta": {"answer": str(n + 1), "verifier": "expression"}}
-            for n in range(len(rows))
+            for n in range(4)
         ])  # fmt: skip
     data = recipe(combined={"ml": ["math", "logic"]}, roles={"one": "expert", "two": "merge"})
     data["benchmarks"] = [{"name": "chains", "data": f"data/{name}.jsonl.gz"}
                           for name in ("math", "logic", "ml")]  # fmt: skip
     execute(data, home / "out", where="r")
-    (row,) = record(home / "out")["combined"]
+    (row,) = read_record(home / "out")["combined"]
     assert (row["model"], row["pair"], row["best_expert"]) == ("two", "ml", "one")
     assert row["low"] <= row["gain"] <= row["high"]
 

@@ -14,7 +14,7 @@ import pytest
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.evals import fetch
-from smelt.evals.benchmark import Benchmark
+from smelt.evals.benchmark import Benchmark, Item
 from smelt.evals.rows import data_folder, find_data, read_items, read_shots
 from smelt.verbs.fetch import fetch as fetch_verb
 from tests.evals.hub_rows import HUB_ROWS
@@ -182,13 +182,50 @@ def test_a_break_in_the_middle_leaves_nothing(gsm8k: Benchmark, tmp_path: Path) 
     rows = [HUB_ROWS["gsm8k"]["test"][0], {"question": "?", "answer": "#### none"}]
     place = write_hub(tmp_path / "other", {"test": rows}, ["main"])
     broken = replace(gsm8k, hub=replace(gsm8k.hub, repository=place))
-    with pytest.raises(UserError, match=r"gsm8k/test/1: a row that is no item .*no number"):
+    with pytest.raises(
+        UserError, match=r"gsm8k/test/1: the answer 'none' has no number\. Ex.* row of"
+    ):
         fetch.fetch("gsm8k", broken, out, split="test", seed=0, where="r")
     assert not list((out / "gsm8k").iterdir())
     place = write_hub(tmp_path / "columns", {"test": [{"prompt": "?", "answer": "1"}]}, ["main"])
     broken = replace(gsm8k, hub=replace(gsm8k.hub, repository=place))
     with pytest.raises(UserError, match=r"keys \['answer', 'config', 'prompt'\].*KeyError"):
         fetch.fetch("gsm8k", broken, out, split="test", seed=0, where="r")
+
+
+def test_rows_of_a_wrong_type_are_one_clear_error(gsm8k: Benchmark, tmp_path: Path) -> None:
+    """And nothing is written that could not be read back."""
+    rows = {"test": [{"question": "1+1?", "answer": 2}]}
+    place = write_hub(tmp_path / "numbers", rows, ["main"])
+    assert gsm8k.hub is not None
+    hub = replace(gsm8k.hub, repository=place)
+
+    def stripped(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "answer": row["answer"].strip()}
+
+    def with_a_set(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "meta": {1, 2}}
+
+    def added(row: dict[str, Any]) -> Item:
+        return Item(row["id"], row["question"] + row["answer"], "", "")
+
+    def cut(row: dict[str, Any]) -> Item:
+        return Item(row["id"], "g", row["answer"].strip(), "")
+
+    def elsewhere(row: dict[str, Any]) -> Item:
+        return Item(row["id"], "a/b", row["question"], "")
+
+    plain = replace(hub, convert=dict)
+    for broken, message in (
+        (replace(gsm8k, hub=replace(hub, convert=stripped)), r"keys .*AttributeError: 'int' obj"),
+        (replace(gsm8k, hub=replace(hub, convert=with_a_set)), r"test/0: no row \(Object of type"),
+        (replace(gsm8k, hub=plain, item=added), "test/0: can only concatenate"),
+        (replace(gsm8k, hub=plain, item=cut), "test/0: 'int' object has no attribute"),
+        (replace(gsm8k, hub=plain, item=elsewhere), "test/0: the group 'a/b'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fetch.fetch("gsm8k", broken, tmp_path / "data", split="test", seed=0, where="r")
+        assert not list((tmp_path / "data/gsm8k").iterdir())
 
 
 def test_without_datasets_the_extra_is_named(

@@ -13,6 +13,7 @@ from smelt.checkpoint.reader import Checkpoint
 from smelt.checkpoint.tokenizer import open_tokenizer
 from smelt.core import digest
 from smelt.core.errors import UserError
+from smelt.core.run import read_record
 from smelt.data.document import write_jsonl
 from smelt.evals.candidates import Candidates, prepare_sides
 from smelt.merge.apply import InMemory
@@ -24,7 +25,7 @@ from smelt.verbs.search import check, execute
 from tests.adapters import floats, write_adapter
 from tests.merge.test_whole_models import VISION, folder, language_model, tower
 from tests.train.rows import pair
-from tests.verbs.searches import make_models, recipe, record, value
+from tests.verbs.searches import make_models, recipe, value
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_best_yaml_merges_to_the_same_bytes(home: Path, layer_groups: Any) -> No
     merge.execute(best, home / "again", where="best.yaml")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert digest.file(home / "out" / name) == digest.file(home / "again" / name)
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert facts["best_recipe"] == best
     assert facts["method"] == "task_arithmetic"
     assert str(home) not in (home / "out/run.json").read_text()
@@ -71,14 +72,14 @@ def test_a_warm_start_begins_at_the_best_of_another_search(
     execute(recipe(), home / "global", where="r")
     layered = recipe("all", warm_start=str(home / "global"), evaluations=2)
     execute(layered, home / "layered", where="r")
-    best = record(home / "global")["fitness"]["best"]
-    assert record(home / "layered")["fitness"]["start"] == pytest.approx(best, abs=1e-6)
-    values = record(home / "global")["coefficients"]["values"]
+    best = read_record(home / "global")["fitness"]["best"]
+    assert read_record(home / "layered")["fitness"]["start"] == pytest.approx(best, abs=1e-6)
+    values = read_record(home / "global")["coefficients"]["values"]
     ready = prepare(layered, "r")
-    genome = ready.start()
-    found = [[ready.space.value(genome, g, n) for n in range(4)] for g in range(2)]
+    genome, genes = ready.start(), ready.spaces[0].genes
+    found = [[genes[g].value(genome[4 * g + n]) for n in range(4)] for g in range(2)]
     assert found == [pytest.approx([row[0]] * 4, abs=1e-5) for row in values]
-    assert "warm_start" in record(home / "layered")["inputs"]
+    assert "warm_start" in read_record(home / "layered")["inputs"]
 
 
 def test_a_warm_start_of_other_models_is_refused(home: Path) -> None:
@@ -124,7 +125,7 @@ def test_a_killed_search_ends_with_the_same_bytes(
         execute(recipe("all"), home / "cut", where="r")
     assert not (home / "cut").exists()
     execute(recipe("all"), home / "cut", where="r")
-    found = record(home / "cut")["fitness"]["evaluations"]
+    found = read_record(home / "cut")["fitness"]["evaluations"]
     # Five were replayed, the sixth was asked twice; in the end start and best once more.
     assert calls == found + 1 + 2
     assert digest.files(home / "cut") == digest.files(home / "whole")
@@ -188,7 +189,9 @@ def test_fitness_of_a_tied_base_with_untied_experts_is_that_of_the_result(home: 
     assert json.loads((home / "out/config.json").read_text())["tie_word_embeddings"] is False
     written = load_model(home / "out")
     assert not torch.equal(written.lm_head.weight, written.get_input_embeddings().weight)
-    assert value(home / "out") == pytest.approx(record(home / "out")["fitness"]["best"], abs=1e-6)
+    assert value(home / "out") == pytest.approx(
+        read_record(home / "out")["fitness"]["best"], abs=1e-6
+    )
 
 
 def test_workers_have_a_gpu_each_and_none_by_number(home: Path) -> None:
@@ -220,7 +223,7 @@ def test_a_start_that_fails_is_no_end(home: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Candidates, "become", refused)
     execute(recipe(), home / "out", where="r")
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert facts["fitness"]["start"] is None
     assert "the start failed" in facts["honesty"]["warning"]
     assert [set(row) for row in facts["honesty"]["rows"]] == [
@@ -262,7 +265,7 @@ def test_an_adapter_is_searched_like_any_expert(home: Path, form: Any) -> None:
     data = recipe(evaluations=3)
     data["models"][0]["model"] = form
     execute(data, home / "out", where="r")
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert set(facts["inputs"]) == {"base", "expert-1", "expert-1-lora", "expert-2", "fitness"}
     assert facts["coefficients"]["rows"] == ["weight of base+lora", "lambda"]
     assert str(home) not in (home / "out/run.json").read_text()
@@ -275,7 +278,7 @@ def test_an_adapter_is_searched_like_any_expert(home: Path, form: Any) -> None:
     warm = recipe(evaluations=1, warm_start="out")
     warm["models"][0]["model"] = form
     execute(warm, home / "warm", where="r")
-    start = record(home / "warm")["fitness"]["start"]
+    start = read_record(home / "warm")["fitness"]["start"]
     assert start == pytest.approx(facts["fitness"]["best"], abs=1e-6)
 
 
@@ -305,7 +308,7 @@ def test_a_model_at_a_revision_is_read_from_the_folder_of_that_revision(
     data["models"][0]["model"] = {"model": {"path": "org/math", "revision": "v2"}}
     execute(data, home / "out", where="r")
     assert set(asked) == {("org/math", "v2")}
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert facts["inputs"]["expert-1"]["path"] == "math"
     assert facts["best_recipe"]["models"][0]["model"] == data["models"][0]["model"]
 
@@ -343,10 +346,10 @@ def test_what_a_merge_keeps_of_a_vision_model_is_not_searched(home: Path) -> Non
     ready = prepare(data, "r")
     copied = {item.entry.name for item in ready.plan.tensors if item.copied}
     assert copied == set(tower(0))
-    assert not copied & {name for group in ready.space.groups for name in group.tensors}
-    genome = [0.5] * ready.space.size
+    assert not copied & {name for group in ready.spaces[0].groups for name in group.tensors}
+    genome = [0.5] * ready.spaces[0].size
     for item in ready.plan.tensors:
-        found = ready.space.parameters(genome, item.entry.name, item.values, ["llm"])
+        found = ready.spaces[0].parameters(genome, item.entry.name, item.values, ["llm"])
         new = {} if item.copied else {"weight": [0.75], "lambda_": 1.0}
         assert found == {**item.values, **new}
 
@@ -361,8 +364,8 @@ def test_a_vision_model_is_merged_in_memory_as_in_a_folder(home: Path) -> None:
     assert memory.experts == ["llm"]
     genome = ready.start()
     plain = {name: memory.values(name) for name in memory.names}
-    made = memory.merge(lambda n: ready.space.parameters(genome, n, plain[n], memory.experts))
-    merge.execute(ready.space.recipe(genome), home / "out", where="r", smoke=False)
+    made = memory.merge(lambda n: ready.spaces[0].parameters(genome, n, plain[n], memory.experts))
+    merge.execute(ready.spaces[0].recipe(genome), home / "out", where="r", smoke=False)
     written = Checkpoint.open(home / "out")
     assert sorted(made) == written.names()
     assert all(torch.equal(made[name], written.read(name)) for name in made)

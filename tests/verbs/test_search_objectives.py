@@ -9,6 +9,7 @@ import yaml
 
 from smelt.core import digest, registry
 from smelt.core.errors import UserError
+from smelt.core.run import read_record
 from smelt.data.document import write_jsonl
 from smelt.evals.benchmark import Item
 from smelt.evals.candidates import prepare_sides
@@ -53,11 +54,6 @@ ROWS = {"data": "fitness.jsonl", "domains": {"sum": 1.0}}
 BENCHMARKS = {"benchmarks": {"chains": 1.0}, "folder": ".", "max_new_tokens": 6}
 
 
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
-
-
 def journal(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
@@ -66,7 +62,7 @@ def test_a_benchmark_is_asked_on_its_fitness_split_and_shown_on_its_test_split(h
     data = recipe(fitness=BENCHMARKS, evaluations=5)
     assert check(data, where="r")[1] == "each scored on 8 items of chains (score)"
     execute(data, home / "out", where="r")
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert facts["fitness"]["split"].endswith("/fitness.jsonl")
     assert set(facts["inputs"]) >= {"fitness.chains", "test.chains"}
     (row,) = facts["honesty"]["rows"]
@@ -116,7 +112,7 @@ def test_a_front_of_score_and_size(home: Path) -> None:
     data = recipe(algorithm="nsga2", objectives=["score", "size"], evaluations=24,
                   options={"population": 8})  # fmt: skip
     execute(data, home / "out", where="r")
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert facts["objectives"] == ["score", "size"]
     rows = {row["candidate"]: row for row in journal(home / "out")}
     front = [tuple(one["objectives"]) for one in facts["front"]]
@@ -151,7 +147,7 @@ def test_stages_start_at_the_best_of_the_one_before(home: Path) -> None:
     second = [row for row in rows if row["stage"] == 1]
     assert second[0]["fitness"] == pytest.approx(max(row["fitness"] for row in first), abs=1e-6)
     assert len(second[0]["genome"]) == 4 * len(first[0]["genome"])
-    facts = record(home / "out")
+    facts = read_record(home / "out")
     assert facts["fitness"]["evaluations"] == len(rows)
     assert facts["fitness"]["best"] == max(row["fitness"] for row in rows)
     best = yaml.safe_load((home / "out/best.yaml").read_text())
@@ -165,10 +161,10 @@ def test_a_race_measures_less_and_its_best_on_everything(home: Path) -> None:
     raced = recipe(evaluations=30, racing={"first": 0.25})
     for name, data in (("plain", plain), ("raced", raced)):
         execute(data, home / name, where="r")
-    items = {name: record(home / name)["fitness"]["items"] for name in ("plain", "raced")}
-    assert items["plain"] == 8 * record(home / "plain")["fitness"]["evaluations"]
+    items = {name: read_record(home / name)["fitness"]["items"] for name in ("plain", "raced")}
+    assert items["plain"] == 8 * read_record(home / "plain")["fitness"]["evaluations"]
     assert items["raced"] < 0.8 * items["plain"]
-    best = record(home / "raced")["fitness"]["best"]
+    best = read_record(home / "raced")["fitness"]["best"]
     assert best in [row["fitness"] for row in journal(home / "raced") if row["items"] == 8]
 
 

@@ -73,6 +73,13 @@ def test_a_merge_method_shows_what_its_statistics_take_and_what_all_of_it_means(
     assert "  rule         mergekit | paper, default mergekit.\n" in out
 
 
+def test_the_limits_of_an_option_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    show("search-algorithm", "differential_evolution")
+    out = capsys.readouterr().out
+    assert "  population  int | null, default None, at least 5\n" in out
+    assert "  factor      float, default 0.5, above 0, at most 2\n" in out
+
+
 @pytest.mark.parametrize("verb", RUNNABLE)
 def test_every_recipe_key_of_a_verb_is_shown_with_its_meaning(
     verb: str, capsys: pytest.CaptureFixture[str]

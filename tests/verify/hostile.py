@@ -166,7 +166,7 @@ ATTACKS = {
         {"error", "died"},
     ),
     "many files": (
-        "def attack():\n    for n in range(100000): open(str(n), 'w').close()\n    return True",
+        "def attack():\n    for n in range(10**7): open(str(n), 'w').close()\n    return True",
         {"error", "timeout"},
     ),
     "files that hide": (

@@ -11,27 +11,19 @@ from typing import Any
 
 import pytest
 
-from smelt.core.errors import UserError
+from smelt.evals.programs import PLUS_SECONDS, SECONDS
 from smelt.verify import code
 from smelt.verify.sandbox import answer
-from smelt.verify.sandbox.inside import seccomp, wire
+from smelt.verify.sandbox.inside import isolate, seccomp, server, wire
 from smelt.verify.sandbox.job import Job
 from smelt.verify.sandbox.pool import REASONS
 from tests.pages import ROOT
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_isolation() -> None:
-    try:
-        code.isolation()
-    except UserError as error:
-        pytest.skip(str(error))
-
 
 DOUBLE = "def double(x):\n    return 2 * x\n"
 GOLD = "assert double(4) == 8\nassert double('a') == 'aa'"
 
 
+@pytest.mark.usefixtures("isolated")
 @pytest.mark.parametrize(
     ("written", "reason"),
     [
@@ -59,6 +51,7 @@ def test_reasons(written: str, reason: str) -> None:
     assert code.score(written, GOLD) == (reason == "right", reason)
 
 
+@pytest.mark.usefixtures("isolated")
 def test_tests_that_are_no_python_are_an_error_of_the_gold() -> None:
     with pytest.raises(ValueError, match="the tests are no Python"):
         code.score(DOUBLE, "assert double(")
@@ -137,6 +130,7 @@ def test_what_is_no_value_is_refused(text: str) -> None:
         wire.decode(json.loads(text), lambda number: number)
 
 
+@pytest.mark.usefixtures("isolated")
 @pytest.mark.parametrize(
     ("program", "tests"),
     [
@@ -151,6 +145,13 @@ def test_what_is_no_value_is_refused(text: str) -> None:
          "s = S()\ns['a'] = [1]\nassert s['a'] == [1] and len(s) == 1 and list(s) == ['a']\n"
          "assert str(s) == 'S' and 'a' in s and s != S() and s == s"),
         ("def f(n):\n    for i in range(n): yield i * i", "assert list(f(4)) == [0, 1, 4, 9]"),
+        ("def f(): return (i for i in [1])",
+         "g = f()\nassert next(g) == 1 and next(g, 2) == 2 and list(g) == []\n"
+         "try: next(g)\nexcept StopIteration: pass\nelse: raise AssertionError"),
+        ("class C:\n    def __init__(s): s.n = 0\n    def __iter__(s): return s\n"
+         "    def __next__(s):\n        s.n += 1\n        if s.n > 3: raise StopIteration\n"
+         "        return s.n\ndef f(): return C()",
+         "c = f()\nassert next(c) == 1 and 2 in c and [*c] == [3] and sum(x for x in f()) == 6"),
         ("def f(n): return lambda x: x + n", "assert f(2)(3) == 5"),
         ("def f(x):\n    if x < 0: raise ValueError('negative')\n    return x",
          "try:\n    f(-1)\nexcept ValueError: pass\nelse: raise AssertionError\nassert f(1) == 1"),
@@ -162,18 +163,26 @@ def test_tests_reach_a_programs_objects(program: str, tests: str) -> None:
     assert code.score(program, tests) == (True, "right")
 
 
+@pytest.mark.usefixtures("isolated")
 def test_an_object_equals_nothing_but_itself() -> None:
     liar = "class E:\n    __eq__ = lambda s, o: True\n    __lt__ = __gt__ = __le__ = __eq__\n"
-    liar += "def f(): return E()"
+    liar += "    __sub__ = __abs__ = __round__ = __float__ = __index__ = lambda s, *o: 0.0\n"
+    liar += "    __contains__ = __enter__ = __exit__ = __eq__\ndef f(): return E()"
     for tests in (
         "assert f() == 3",
         "assert f() < 3",
         "assert f() == f()",
         "assert not f() != f()",
+        "assert abs(f() - 3) < 1e-6",
+        "assert round(f()) == 0.0",
+        "assert float(f()) == 0.0",
+        "assert 3 in f()",
+        "with f(): raise AssertionError",
     ):
         assert code.score(liar, tests) == (False, "wrong_answer")
 
 
+@pytest.mark.usefixtures("isolated")
 def test_the_same_program_gives_the_same_results() -> None:
     """Order of sets and draws of random numbers do not change from box to box."""
     program = "import random\ndef f(): return [list({'a', 'b', 'c', 'd', 'e'}), random.random()]"
@@ -182,11 +191,13 @@ def test_the_same_program_gives_the_same_results() -> None:
     assert code.run([job, job], workers=2) == [(True, "right")] * 2
 
 
+@pytest.mark.usefixtures("isolated")
 def test_a_source_that_no_message_holds_is_a_verdict() -> None:
     """Characters that take twelve bytes each on the way."""
     assert code.score("# " + "\U0001f600" * 1_900_000, GOLD) == (False, "output_limit")
 
 
+@pytest.mark.usefixtures("isolated")
 def test_numpy_starts_no_threads() -> None:
     """It would start one for each core, up to the limit of processes."""
     pytest.importorskip("numpy")
@@ -268,6 +279,7 @@ def test_the_filter_jumps_where_it_should() -> None:
     assert seccomp.filter_program("riscv64") == b""
 
 
+@pytest.mark.usefixtures("isolated")
 def test_the_example_of_the_docs() -> None:
     page = (ROOT / "docs" / "sandbox.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -279,3 +291,31 @@ def test_the_example_of_the_docs() -> None:
         assert line.partition("  # ")[2] == repr(value).replace("'", '"')
     for reason in REASONS:
         assert f"`{reason}`" in page
+
+
+def test_the_limits_of_the_docs() -> None:
+    page = (ROOT / "docs" / "sandbox.md").read_text()
+    _, _, table = page.partition("| limit | value | reason in the record |\n|---|---|---|\n")
+    rows = [line.strip("| ").split(" | ") for line in table.partition("\n\n")[0].splitlines()]
+    assert server.TICK == 0.1
+    looked = "looked at ten times a second"
+    together = f"of all together {server.TOGETHER / 2**30:g} GiB, {looked}"
+    per_second = server.clock(2) - server.clock(1)
+    assert Job.seconds == SECONDS
+    assert rows == [
+        ["CPU seconds",
+         f"`Job.seconds`, rounded up ({SECONDS:g}; HumanEval+ and MBPP+ {PLUS_SECONDS:g});"
+         " one more where the signal is ignored",
+         "`timeout`"],
+        ["seconds on the clock",
+         f"{per_second:g} times `Job.seconds`, and {server.clock(0):g}", "`timeout`"],
+        ["memory of a process", f"{server.MEMORY >> 30} GiB", f"`memory` ({together})"],
+        ["processes and threads", f"{server.PROCESSES}", "`error` (the program sees the failure)"],
+        ["a file", f"{server.FILE_SIZE >> 20} MiB, {server.FILES} open", "`error`"],
+        ["files and folders in `/tmp`",
+         f"{isolate.FILES} (at `bubblewrap`, which sets no such limit, {looked})", "`error`"],
+        ["printed output", f"{server.OUTPUT >> 20} MiB, thrown away", "`output_limit`"],
+        ["a result", f"{wire.LIMIT >> 20} MiB", "`output_limit`"],
+    ]  # fmt: skip
+    assert f"its own, {isolate.TMP_MIB} MiB" in page
+    assert f"`/tmp`, {isolate.TMP_MIB} MiB" in page

@@ -1,6 +1,7 @@
 """Intervals for counted answers and for differences over seeds."""
 
 import math
+from typing import Literal
 
 Z95 = 1.959963984540054
 
@@ -56,6 +57,27 @@ def mean_interval(cells: list[tuple[float, float, float]]) -> tuple[float, float
     below = math.sqrt(math.fsum((value - low) ** 2 for value, low, _ in cells)) / count
     above = math.sqrt(math.fsum((high - value) ** 2 for value, _, high in cells)) / count
     return mean - below, mean + above
+
+
+def seeds_interval(
+    cells: list[tuple[float, float, float]], *, same_items: bool
+) -> tuple[float, float]:
+    """Interval over items of the mean over seeds, each (value, low, high).
+
+    Seeds with items of their own are independent estimates. On the same items they go up and down
+    together, and asking once more tells nothing new: then it is as wide as those of the seeds.
+    """
+    if not same_items:
+        return mean_interval(cells)
+    lows, highs = [low for _, low, _ in cells], [high for _, _, high in cells]
+    return math.fsum(lows) / len(cells), math.fsum(highs) / len(cells)
+
+
+def decided(ranges: list[tuple[float, float]]) -> Literal["beats", "loses"] | None:
+    """What intervals of a difference agree on; None when one of them holds 0."""
+    if all(low > 0 for low, _ in ranges):
+        return "beats"
+    return "loses" if all(high < 0 for _, high in ranges) else None
 
 
 def difference_interval(

@@ -180,7 +180,11 @@ class Bar:
 
 
 def track(items: Iterable[Item], label: str, total: float) -> Iterator[Item]:
-    """The items, with a bar that moves by one for each."""
+    """The items, with a bar that moves by one for each; nothing is shown without a label (a search
+    asks thousands of times)."""
+    if not label:
+        yield from items
+        return
     with Bar(label, total) as bar:
         for item in items:
             yield item

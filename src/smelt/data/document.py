@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
@@ -108,6 +109,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(path, f"damaged archive ({error})", "a whole .gz file") from error
     except OSError as error:
         raise UserError(path, f"cannot read ({error.strerror})", "a JSONL file") from error
+
+
+def read_paragraphs(path: Path) -> list[str]:
+    """The paragraphs of a plain text file. Raises UserError for one that is not UTF-8."""
+    try:
+        whole = b"".join(line for _, line in read_lines(path)).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(path, f"not UTF-8 text ({error.reason})", "a text file") from error
+    return [part.strip() for part in re.split(r"\n\s*\n", whole) if part.strip()]
 
 
 def parse_row(line: bytes) -> dict[str, Any]:

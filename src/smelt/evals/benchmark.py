@@ -6,6 +6,8 @@ from typing import Any
 
 from smelt.verify.sandbox.job import Job
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 Row = dict[str, Any]
 """One line of a data file: id, question, answer, choices, answer_index, solution, tests,
 entry_point, subject, meta (which of them, each benchmark says)."""
@@ -29,6 +31,11 @@ class Item:
     choices: tuple[str, ...] = ()
     subject: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def index(self) -> int:
+        """The place of the right option, whose letter is the answer."""
+        return LETTERS.index(self.answer)
 
 
 Rule = Callable[[str, Item], tuple[float, str]]
@@ -105,3 +112,11 @@ class Benchmark:
     shots_split: str | None = None
     hub: Hub | None = None
     make: Callable[[int], dict[str, list[Row]]] | None = None
+
+
+def sources(benchmark: Benchmark) -> dict[str, Hub]:
+    """Our split -> the repository that has it."""
+    if benchmark.hub is None:
+        return {}
+    hubs = (benchmark.hub, *benchmark.hub.others)
+    return {split: hub for hub in hubs for split in hub.splits}

@@ -1,12 +1,15 @@
 """What an eval recipe would take, and which of its models can be merged: by config.json alone."""
 
+import math
 from typing import Any
 
+from smelt.checkpoint import layout
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.evals import lm_eval
 from smelt.evals.benchmark import Benchmark
 from smelt.evals.evaluate import check_shape
+from smelt.evals.exam import check_form
 from smelt.evals.models import entry_of
 from smelt.evals.recipe import EvalRecipe
 from smelt.models.by_config import (
@@ -41,8 +44,9 @@ def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
         found = find_config(entry.model, f"{where}: models.{name}")
         shapes = shapes_of(found.config, f"{where}: models.{name}")
         size = num_parameters(shapes)
+        # Learned positions (wpe) are no vocabulary: their number must agree.
         inner = {key: shape for key, shape in shapes.items()
-                 if "embed" not in key and "lm_head" not in key}  # fmt: skip
+                 if layout.block_of(key) not in ("embedding", "head") or "wpe" in key}  # fmt: skip
         families.setdefault((found.config["model_type"], *sorted(inner.items())), []).append(name)
         stored += size * bytes_each(found.config)
         usual = "float32" if entry.backend == "transformers" else "auto"  # auto: as it is stored
@@ -78,11 +82,16 @@ def _asked(recipe: EvalRecipe, where: str) -> list[tuple[int, int]]:
                 f"one of: {', '.join(benchmark.splits) or 'none, the rows are your own'}",
                 "smelt check without --config-only reads the file",
             )  # fmt: skip
-        if entry.form not in ("auto", *benchmark.forms):
-            found_form = f"{entry.name} has no form '{entry.form}'"
-            raise UserError(f"{where}: form", found_form, f"one of: {', '.join(benchmark.forms)}")
-        form = benchmark.forms["base" if entry.form == "auto" else entry.form]
-        new = 1 if form.options is not None else recipe.max_new_tokens or form.max_new_tokens
-        answers = 1 if form.options is not None else recipe.samples
+        check_form(entry, benchmark, where)
+        # Which form `auto` is, only the model's template tells: the dearest that it may be.
+        auto = entry.form == "auto"
+        forms = benchmark.forms.values() if auto else [benchmark.forms[entry.form]]
+        costs = [
+            (1, 1)
+            if form.options is not None
+            else (recipe.samples, recipe.max_new_tokens or form.max_new_tokens)
+            for form in forms
+        ]
+        answers, new = max(costs, key=math.prod)
         found.append((min(items, entry.limit or items) * answers, new))
     return found

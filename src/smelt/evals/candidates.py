@@ -1,6 +1,5 @@
 """Candidates of a search, merged in memory and scored: what every worker builds for itself."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +10,8 @@ from torch import Tensor
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.evals.exam import Exam
-from smelt.evals.fitness import BenchmarkFitness, fitness_exams, refuse_test_items
-from smelt.evals.rows import find_data
+from smelt.evals.fitness import BenchmarkFitness, exam_weights, fitness_exams, refuse_test_items
+from smelt.evals.rows import find_data, first_of_groups
 from smelt.merge.apply import InMemory
 from smelt.models.fitness import Network, RowFitness, row_weights
 from smelt.models.load import network_of, pick_device
@@ -64,7 +63,8 @@ def prepare_sides(data: dict[str, Any], where: str) -> Sides:
     for exam in exams:
         for test in tests:
             refuse_test_items(exam, test, f"{place}.benchmarks.{exam.entry.name}")
-    return Sides(ready, exams, [_as_many(test, fitness.limit) for test in tests])
+    shown = [replace(test, items=first_of_groups(test.items, fitness.limit)) for test in tests]
+    return Sides(ready, exams, shown)
 
 
 def _tests(fitness: Fitness, place: str) -> list[Exam]:
@@ -84,28 +84,14 @@ def _tests(fitness: Fitness, place: str) -> list[Exam]:
     return found
 
 
-def _as_many(exam: Exam, limit: int) -> Exam:
-    """The first items of each group, as many as the fitness may have."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for item in exam.items:
-        seen[item.group] += 1
-        if seen[item.group] <= limit:
-            kept.append(item)
-    return replace(exam, items=kept)
-
-
 def items_of(sides: Sides) -> tuple[list[str], list[float]]:
     """Name (domain or benchmark) and weight of every item of the fitness; no model is needed."""
     fitness = sides.ready.section.fitness
     if sides.fitness:
-        whole = sum(fitness.benchmarks.values())
-        names = [exam.entry.name for exam in sides.fitness for _ in exam.items]
-        sizes = {exam.entry.name: len(exam.items) for exam in sides.fitness}
-        return names, [fitness.benchmarks[name] / whole / sizes[name] for name in names]
+        return exam_weights(sides.fitness, fitness.benchmarks)
     rows = sides.ready.fitness_rows
     names = [name for name, part in rows.items() for _ in part]
-    return names, row_weights(rows, fitness.domains, fitness.measure == "likelihood")
+    return names, row_weights(rows, fitness.domains, fitness.scored_by == "likelihood")
 
 
 class Candidates:
@@ -151,7 +137,7 @@ class Candidates:
             backend.prompts.tokenizer,
             rows,
             fitness.domains,
-            "likelihood" if fitness.measure == "likelihood" else "exact",
+            "likelihood" if fitness.scored_by == "likelihood" else "exact",
         )
 
     def become(self, genome: list[float]) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from smelt.evals.exam import Exam, Sheet
 from smelt.evals.harness import Mark
-from smelt.evals.statistics import interval, pass_at_interval
+from smelt.evals.statistics import interval, pass_at
 from smelt.verify import code
 
 Cell = dict[str, Any]
@@ -42,7 +42,7 @@ def cells_of(
     return found
 
 
-def _cell(marks: list[Mark], pass_at: list[int]) -> Cell:
+def _cell(marks: list[Mark], ks: list[int]) -> Cell:
     by_item: dict[str, list[float]] = {}
     for mark in marks:
         by_item.setdefault(mark.item.id, []).append(mark.score)
@@ -69,11 +69,14 @@ def _cell(marks: list[Mark], pass_at: list[int]) -> Cell:
     if any(mark.num_tokens for mark in marks):
         cell["length"] = round(math.fsum(mark.num_tokens for mark in marks) / len(marks), 1)
         cell["unfinished"] = sum(not mark.finished for mark in marks)
-    if pass_at:
+    if ks:
         counts = [(len(s), sum(score == 1.0 for score in s)) for s in by_item.values()]
         # Options are chosen by likelihood, once: there is nothing to draw k of.
-        if drawn := [k for k in pass_at if k <= min(count for count, _ in counts)]:
-            cell["pass_at"] = {str(k): round(pass_at_interval(counts, k)[0], 4) for k in drawn}
+        if drawn := [k for k in ks if k <= min(count for count, _ in counts)]:
+            cell["pass_at"] = {
+                str(k): round(math.fsum(pass_at(n, c, k) for n, c in counts) / len(counts), 4)
+                for k in drawn
+            }
     return cell
 
 

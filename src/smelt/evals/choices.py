@@ -1,9 +1,9 @@
 """Questions with options: their rows, how options are written, what a model chooses from."""
 
-from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.benchmark import LETTERS, Benchmark, Form, Hub, Item, Row
 from smelt.evals.reading import letter_rule
 
-LETTERS = "ABCDEFGHIJ"
+MOST = 10  # letters that `verify.choice` reads
 BOXED_LETTER = (
     "Think step by step, then give the letter of the right option inside \\boxed{}, "
     "e.g. \\boxed{A}."
@@ -15,7 +15,7 @@ def choice_item(row: Row, group: str, *, subject: str = "", gold: str = "") -> I
     letter. Raises KeyError or ValueError for a damaged row."""
     choices = tuple(str(choice) for choice in row["choices"])
     letter = str(row["answer"]).strip()
-    if len(letter) != 1 or letter not in LETTERS[: len(choices)] or len(choices) < 2:
+    if len(letter) != 1 or letter not in LETTERS[:MOST][: len(choices)] or len(choices) < 2:
         raise ValueError(f"the answer {letter!r} is no letter of {len(choices)} choices")
     return Item(
         str(row["id"]),
@@ -26,11 +26,6 @@ def choice_item(row: Row, group: str, *, subject: str = "", gold: str = "") -> I
         choices,
         subject,
     )
-
-
-def index_of(item: Item) -> int:
-    """The place of the right option."""
-    return LETTERS.index(item.answer)
 
 
 def lettered(item: Item) -> str:
@@ -71,7 +66,7 @@ def text_options(item: Item) -> list[str]:
 
 def text_example(item: Item) -> str:
     """A solved question with the text of the right option."""
-    return f"{text_ask(item)} {item.choices[index_of(item)]}"
+    return f"{text_ask(item)} {item.choices[item.index]}"
 
 
 def from_labels(row: Row) -> Row | None:

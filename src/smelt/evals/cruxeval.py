@@ -1,12 +1,12 @@
 """What both halves of CRUXEval share: a function, its input and its output. (arXiv:2401.03065)"""
 
-from smelt.evals.benchmark import Hub, Item, Row
+from collections.abc import Callable
+from functools import partial
+
+from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
 from smelt.verify.sandbox.answer import between
 from smelt.verify.sandbox.job import Job
 
-SPLITS = {"test": 800}
-SOURCE = "https://github.com/facebookresearch/cruxeval, arXiv:2401.03065"
-STOP = ("[/ANSWER]",)
 # Two solved examples, as in the paper, written for this file.
 _SHOWN = (
     ("def f(words):\n    words = [word.upper() for word in words]\n    return words[::-1]",
@@ -26,22 +26,35 @@ _INPUT_TASK = (
 )
 
 
-def convert(row: Row) -> Row:
+def _convert(row: Row) -> Row:
     """A row of the hub as one of ours."""
     meta = {"input": row["input"]}
     return {"id": f"cruxeval/{row['id']}", "question": row["code"], "answer": row["output"],
             "meta": meta}  # fmt: skip
 
 
-HUB = Hub("cruxeval-org/cruxeval", {"test": "test"}, convert)
-
-
-def crux_item(row: Row, group: str) -> Item:
+def _item(row: Row, group: str) -> Item:
     """An item of either half; its gold text is the call or the output."""
     given, result = str(row["meta"]["input"]), str(row["answer"])
     gold = f"f({given})" if group == "cruxeval_input" else result
     meta = {"input": given, "output": result}
     return Item(str(row["id"]), group, str(row["question"]), gold, meta=meta)
+
+
+def half(group: str, ask: Callable[[Item], str], job: Callable[[str, Item], Job]) -> Benchmark:
+    """One half's benchmark; a chat and a plain model are asked alike."""
+    form = Form(ask=ask, job=job, max_new_tokens=256, stop=("[/ANSWER]",))
+    return Benchmark(
+        version=1,
+        source="https://github.com/facebookresearch/cruxeval, arXiv:2401.03065",
+        licence="MIT",
+        splits={"test": 800},
+        test_split="test",
+        fitness_split=None,
+        item=partial(_item, group=group),
+        forms={"chat": form, "base": form},
+        hub=Hub("cruxeval-org/cruxeval", {"test": "test"}, _convert),
+    )
 
 
 def _block(function: str, given: str, result: str) -> str:

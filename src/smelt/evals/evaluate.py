@@ -186,8 +186,10 @@ def evaluate(ready: Ready, run: Run, *, device: str, seed: int) -> None:
                             seed=seed, limit=benchmark.limit, unsafe_code=recipe.unsafe_code,
                         )  # fmt: skip
                         scores[name] |= cells
-                        for row in cells:
-                            single[name][row] = read_scores(samples / f"{row}.jsonl")
+                        for row, cell in cells.items():
+                            # A gain would read as a loss: what compares takes more for better.
+                            if not cell.get("lower_is_better"):
+                                single[name][row] = read_scores(samples / f"{row}.jsonl")
                         continue
                     sheet = write_sheet(exam, backend, place, max_new_tokens=recipe.max_new_tokens)
                     found = answer_sheet(exam, sheet, backend, store, drawing=drawing,

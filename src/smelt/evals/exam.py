@@ -53,9 +53,7 @@ class Sheet:
 def read_exam(entry: BenchmarkEntry, where: str) -> Exam:
     """Find and read the data of a benchmark. Raises UserError when there is nothing to ask."""
     benchmark: Benchmark = registry.load("benchmark", entry.name)
-    if entry.form not in ("auto", *benchmark.forms):
-        found = f"{entry.name} has no form '{entry.form}'"
-        raise UserError(f"{where}: form", found, f"one of: auto, {', '.join(benchmark.forms)}")
+    check_form(entry, benchmark, where)
     path = find_data(entry.name, benchmark, entry.data, entry.split, where)
     items = read_items(benchmark, path, entry.limit, entry.only, where)
     most = max(entry.shots if entry.shots is not None else form.shots
@@ -63,6 +61,13 @@ def read_exam(entry: BenchmarkEntry, where: str) -> Exam:
     pool = read_shots(entry.name, benchmark, path, where, most=most + 1) if most else []
     shots_path = find_shots(entry.name, benchmark, path) if pool else None
     return Exam(entry, benchmark, path, items, pool, shots_path)
+
+
+def check_form(entry: BenchmarkEntry, benchmark: Benchmark, where: str) -> None:
+    """Raise UserError for a form that the benchmark does not have."""
+    if entry.form not in ("auto", *benchmark.forms):
+        found = f"{entry.name} has no form '{entry.form}'"
+        raise UserError(f"{where}: form", found, f"one of: auto, {', '.join(benchmark.forms)}")
 
 
 def form_of(exam: Exam, has_template: bool, where: str) -> tuple[str, Form]:

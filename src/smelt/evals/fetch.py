@@ -9,16 +9,8 @@ from typing import Any
 
 from smelt.core import digest, progress
 from smelt.core.errors import UserError, missing_package, nearest
-from smelt.evals.benchmark import Benchmark, Hub, Row
-from smelt.evals.rows import short_name
-
-
-def sources(benchmark: Benchmark) -> dict[str, Hub]:
-    """Our split -> the repository that has it."""
-    if benchmark.hub is None:
-        return {}
-    hubs = (benchmark.hub, *benchmark.hub.others)
-    return {split: hub for hub in hubs for split in hub.splits}
+from smelt.evals.benchmark import Benchmark, Hub, Row, sources
+from smelt.evals.rows import item_of, short_name
 
 
 def fetch(
@@ -104,7 +96,7 @@ def _hub_rows(hub: Hub, split: str, where: str) -> tuple[Iterator[Row], dict[str
                 row = dict(row) if config is None else {**row, "config": config}
                 try:
                     ours = hub.convert(row)
-                except (KeyError, TypeError, ValueError, IndexError) as error:
+                except (LookupError, TypeError, ValueError, AttributeError) as error:
                     text = f"rows with the keys {sorted(row)} ({type(error).__name__}: {error})"
                     raise UserError(f"{where}: {hub.repository}", text,
                                     "the columns that smelt knows") from error  # fmt: skip
@@ -151,12 +143,12 @@ def _write(
             with packed:
                 for row in progress.track(rows, f"fetch {label}", expected):
                     row = {"id": f"{label}/{count}", **row}
+                    place = f"{label}: {row['id']}"
+                    num_items += "question" not in row or item_of(benchmark, row, place) is not None
                     try:
-                        num_items += "question" not in row or benchmark.item(row) is not None
-                    except (KeyError, ValueError) as error:
-                        found = f"a row that is no item ({type(error).__name__}: {error})"
-                        raise UserError(f"{label}: {row['id']}", found, "sound data") from error
-                    line = json.dumps(row, ensure_ascii=False, sort_keys=True)
+                        line = json.dumps(row, ensure_ascii=False, sort_keys=True)
+                    except TypeError as error:
+                        raise UserError(place, f"no row ({error})", "text and numbers") from error
                     packed.write(line.encode("utf-8", "surrogatepass") + b"\n")
                     count += 1
         partial.replace(path)
@@ -166,6 +158,8 @@ def _write(
 
 
 def _replace(path: Path, text: str) -> None:
+    """As `core.run.write_atomic`, but two fetches at once into one folder, which no lock forbids,
+    would share that one's partial file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

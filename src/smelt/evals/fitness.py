@@ -37,6 +37,17 @@ def fitness_exams(fitness: Fitness, where: str, *, split: str = "fitness") -> li
     return exams
 
 
+def exam_weights(exams: list[Exam], weights: dict[str, float]) -> tuple[list[str], list[float]]:
+    """Benchmark and weight of every item: a benchmark's share of the whole, for each item alike."""
+    whole = sum(weights.values())
+    names, shares = [], []
+    for exam in exams:
+        name, count = exam.entry.name, len(exam.items)
+        names += [name] * count
+        shares += [weights[name] / whole / count] * count
+    return names, shares
+
+
 def refuse_test_items(exam: Exam, test: Exam, where: str) -> None:
     """Raise UserError when a question of the fitness split, with its choices in any order, also
     stands in the test split."""
@@ -75,11 +86,7 @@ class BenchmarkFitness:
             write_sheet(exam, backend, where, max_new_tokens=max_new_tokens) for exam in exams
         ]
         self.places = [(n, i) for n, exam in enumerate(exams) for i in range(len(exam.items))]
-        self.names = [exams[n].entry.name for n, _ in self.places]
-        whole = sum(weights.values())
-        self.weights = [
-            weights[exams[n].entry.name] / whole / len(exams[n].items) for n, _ in self.places
-        ]
+        self.names, self.weights = exam_weights(exams, weights)
 
     def __call__(self, items: list[int]) -> tuple[list[float], list[float]]:
         """The score of each of these items for the model as it is now, and minus its length."""

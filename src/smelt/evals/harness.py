@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,69 +57,57 @@ def answer_sheet(
     """Every answer of a model to an exam, scored, in the order of the items.
 
     Raises UserError when programs cannot be isolated.
-    """  # fmt: skip
+    """
     if sheet.form.options is not None:
         return _choose(exam, sheet, backend, store, label)
     marks = _write(exam, sheet, backend, drawing, store, label)
     if sheet.form.job is not None:
-        asked = [mark for mark in marks if mark.reason != "too_long"]
-        jobs = [sheet.form.job(mark.answer, mark.item) for mark in asked]
-        verdicts = dict(
-            zip(map(id, asked), code.run(jobs, unsafe=unsafe_code, label=label), strict=True)
-        )
-        marks = [_judged(mark, *verdicts.get(id(mark), (False, "too_long"))) for mark in marks]
+        places = [place for place, mark in enumerate(marks) if mark.reason != "too_long"]
+        jobs = [sheet.form.job(marks[place].answer, marks[place].item) for place in places]
+        verdicts = code.run(jobs, unsafe=unsafe_code, label=label)
+        for place, (right, reason) in zip(places, verdicts, strict=True):
+            marks[place] = replace(marks[place], score=float(right), reason=reason)
     return marks
 
 
-def _judged(mark: Mark, right: bool, reason: str) -> Mark:
-    return Mark(**{**vars(mark), "score": float(right), "reason": reason})
+def _too_long(item: Item, sample: int = 0) -> Mark:
+    """Of a question that does not fit the model's context."""
+    return Mark(item, sample, "", "", 0.0, "too_long", {}, 0, False)
 
 
 def _write(
     exam: Exam, sheet: Sheet, backend: Backend, drawing: Drawing, store: Store | None, label: str
 ) -> list[Mark]:
-    asked: list[tuple[int, int]] = []
-    requests: list[Request] = []
-    for index, (item, prompt) in enumerate(zip(exam.items, sheet.prompts, strict=True)):
-        for sample in range(drawing.samples if prompt is not None else 0):
-            own = (
-                seed_for(drawing.seed, exam.entry.name, item.id, str(sample))
-                if drawing.temperature
-                else 0
-            )
-            asked.append((index, sample))
+    slots = [
+        (index, item, sample)
+        for index, item in enumerate(exam.items)
+        for sample in range(drawing.samples)
+    ]
+    requests = []
+    for index, item, sample in slots:
+        if (prompt := sheet.prompts[index]) is not None:
+            drawn = drawing.temperature > 0
+            seed = seed_for(drawing.seed, exam.entry.name, item.id, str(sample)) if drawn else 0
             requests.append(
-                Request(prompt or "", sheet.budgets[index], sheet.form.stop,
-                        drawing.temperature, drawing.top_p, own)
+                Request(prompt, sheet.budgets[index], sheet.form.stop,
+                        drawing.temperature, drawing.top_p, seed)
             )  # fmt: skip
-    answers = dict(zip(asked, write_all(backend, requests, label, store), strict=True))
+    answers = iter(write_all(backend, requests, label, store))
     marks = []
-    for index, item in enumerate(exam.items):
+    for index, item, sample in slots:
         prompt = sheet.prompts[index]
         if prompt is None:
-            marks += [
-                Mark(item, sample, "", "", 0.0, "too_long", {}, 0, False)
-                for sample in range(drawing.samples)
-            ]
+            marks.append(_too_long(item, sample))
             continue
-        for sample in range(drawing.samples):
-            text, num_tokens, finished = _parts(answers[index, sample])
-            readings: dict[str, float] = {}
-            score, reason = 0.0, ""
-            for place, (name, rule) in enumerate(sheet.form.rules.items()):
-                found, why = rule(text, item)
-                if place == 0:
-                    score, reason = float(found), why
-                else:
-                    readings[name] = float(found)
-            marks.append(
-                Mark(item, sample, prompt, text, score, reason, readings, num_tokens, finished)
-            )
+        written = next(answers)
+        read = {name: rule(written.text, item) for name, rule in sheet.form.rules.items()}
+        score, reason = next(iter(read.values()), (0.0, ""))  # no rule: a program, judged later
+        readings = {name: float(found) for name, (found, _) in list(read.items())[1:]}
+        marks.append(
+            Mark(item, sample, prompt, written.text, float(score), reason, readings,
+                 written.num_tokens, written.finished)
+        )  # fmt: skip
     return marks
-
-
-def _parts(answer: Any) -> tuple[str, int, bool]:
-    return answer.text, answer.num_tokens, answer.finished
 
 
 def _choose(
@@ -144,7 +132,7 @@ def _choose(
     marks = []
     for item, prompt, (start, stop) in zip(exam.items, sheet.prompts, spans, strict=True):
         if prompt is None:
-            marks.append(Mark(item, 0, "", "", 0.0, "too_long", {}, 0, False))
+            marks.append(_too_long(item))
             continue
         nats = [one.nats for one in found[start:stop]]
         if any(map(math.isnan, nats)):  # of broken weights; a greatest one would be the first
@@ -155,12 +143,11 @@ def _choose(
         per = [
             value / max(1, len(text.lstrip(" "))) for value, text in zip(nats, texts, strict=True)
         ]
-        gold = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(item.answer)
         picks = {WHOLE: nats.index(max(nats)), PER_CHARACTER: per.index(max(per))}
         first, other = (PER_CHARACTER, WHOLE) if form.per_character else (WHOLE, PER_CHARACTER)
-        right = picks[first] == gold
+        right = picks[first] == item.index
         reason = "right" if right else "wrong_answer"
-        readings = {other: float(picks[other] == gold)}
+        readings = {other: float(picks[other] == item.index)}
         answer = texts[picks[first]].strip()
         marks.append(Mark(item, 0, prompt, answer, float(right), reason, readings, 0, True))
     return marks

@@ -78,7 +78,7 @@ def run_task(
     has a score of its own. `samples_folder` gets a file for each row.
 
     Raises UserError for an unknown task, data that cannot be had, or unsafe code not accepted.
-    """  # fmt: skip
+    """
     options = _options(entry, where)
     loaded, first_shots = _load(entry.name, tuple(entry.only), options, where, unsafe_code)
     template = backend.chat([{"role": "user", "content": "?"}]) is not None

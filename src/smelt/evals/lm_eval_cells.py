@@ -37,7 +37,7 @@ def cells(
     """Rows of a task, of all tasks of a group or tag, or of a group that has a score itself.
 
     model: the `Asked` that answered. Writes folder/ROW.jsonl for each row.
-    """  # fmt: skip
+    """
     found = {}
     for row, members, group in _rows(name, loaded):
         leaves, lines = {}, []

@@ -128,11 +128,24 @@ def task_text(item: Item) -> str:
     )
 
 
+def completion_row(row: Row) -> Row:
+    """A row of the hub's HumanEval, or HumanEval+, as one of ours."""
+    return {
+        "id": row["task_id"],
+        "question": row["prompt"],
+        "answer": "",
+        "solution": row["canonical_solution"],
+        "tests": row["test"],
+        "entry_point": row["entry_point"],
+    }
+
+
 def completion_item(row: Row, group: str, tests: str) -> Item:
     """An item whose gold text continues its question. Raises ValueError for a damaged row."""
     question, function = str(row["question"]), str(row["entry_point"])
     tree = source_of(question, "the question")
-    tree.body = [node for node in tree.body if getattr(node, "name", None) != function]
+    asked = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function]
+    tree.body = [node for node in tree.body if node not in asked]
     # Some tests use helper functions that the question shows: the judge has its own.
     meta = {"function": function, "tests": f"{ast.unparse(tree)}\n{tests}"}
     return Item(str(row["id"]), group, question, str(row["solution"]), meta=meta)

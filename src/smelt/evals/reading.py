@@ -26,7 +26,7 @@ def letter_rule(answer: str, item: Item) -> tuple[float, str]:
 
 def words_rule(answer: str, item: Item) -> tuple[float, str]:
     """The word (yes, no; true, false, uncertain) that the answer settles on."""
-    gold = item.choices["ABCDEFGHIJ".index(item.answer)] if item.choices else item.answer
+    gold = item.choices[item.index] if item.choices else item.answer
     return _scored(words.score(answer, gold))
 
 

@@ -40,7 +40,7 @@ class BenchmarkEntry(Recipe):
     only: list[str] = Field(default=[])
     """Groups or subjects to keep; all when empty."""
     options: dict[str, Any] = Field(default={})
-    """Of lm_eval/TASK only: num_fewshot, include_path."""
+    """Of lm_eval/TASK only; see docs/lm-eval.md."""
 
 
 class EvalRecipe(Recipe):

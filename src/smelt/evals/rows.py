@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from smelt.core.digest import cache_folder
 from smelt.core.errors import UserError, nearest
 from smelt.data.document import parse_row, read_lines
-from smelt.evals.benchmark import Benchmark, Item, Row
+from smelt.evals.benchmark import Benchmark, Item, Row, sources
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 # Solved examples kept of each subject, unless more are asked for: a prompt shows the first of them.
@@ -17,8 +18,7 @@ def data_folder() -> Path:
     """Where `smelt fetch` puts data unless told: $SMELT_DATA, or smelt/data in the user's cache."""
     if given := os.environ.get("SMELT_DATA"):
         return Path(given).expanduser()
-    home = os.environ.get("SMELT_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "smelt" / "data"
+    return cache_folder() / "data"
 
 
 def short_name(name: str) -> str:
@@ -67,10 +67,7 @@ def find_data(
 def _next_step(short: str, benchmark: Benchmark, data: str | None, split: str) -> str:
     if benchmark.hub is None and benchmark.make is None:
         return "smelt data RECIPE OUT makes such rows"
-    known = [*(benchmark.hub.splits if benchmark.hub else {})]
-    known += [
-        key for other in (benchmark.hub.others if benchmark.hub else ()) for key in other.splits
-    ]
+    known = sources(benchmark)
     if known and split not in known:
         return f"see docs/benchmarks.md: {split} is not on the hub"
     return f"smelt fetch {short}" + (f" --out {data}" if data is not None else "")
@@ -90,7 +87,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Row]]:
         yield place, row
 
 
-def _item(benchmark: Benchmark, row: Row, place: str) -> Item | None:
+def item_of(benchmark: Benchmark, row: Row, place: str) -> Item | None:
+    """The item of a row (None: the row is left out). Raises UserError, which begins with `place`,
+    for a row that is damaged."""
     try:
         item = benchmark.item(row)
     except KeyError as error:
@@ -114,7 +113,7 @@ def read_items(
     known: set[str] = set()
     items = []
     for place, row in _rows(path):
-        item = _item(benchmark, row, place)
+        item = item_of(benchmark, row, place)
         if item is None:
             continue
         if item.id in seen:
@@ -130,10 +129,10 @@ def read_items(
                         nearest(missing[0], sorted(known)))  # fmt: skip
     if not items:
         raise UserError(where, f"{path} has no items", "rows of the benchmark")
-    return items if limit is None else _first(items, limit)
+    return items if limit is None else first_of_groups(items, limit)
 
 
-def _first(items: list[Item], limit: int) -> list[Item]:
+def first_of_groups(items: list[Item], limit: int) -> list[Item]:
     """At most `limit` items of each group, in their order: one of each of its subjects in turn, so
     that a part of MMLU is not its first subject alone."""
     turns: dict[tuple[str, str], int] = {}
@@ -169,7 +168,7 @@ def read_shots(
     counts: dict[str, int] = {}
     for place, row in _rows(file):
         for part in _solved(row) if "text" in row and "question" not in row else [row]:
-            item = _item(benchmark, part, place)
+            item = item_of(benchmark, part, place)
             if item is None:
                 continue
             counts[item.subject] = counts.get(item.subject, 0) + 1

@@ -60,10 +60,8 @@ def bca_limits(values: Array, means: Array, low: float, high: float) -> tuple[fl
     return float(found[0]), float(found[1])
 
 
-def bootstrap_interval(
-    scores: list[float], seed: int = 0, *, bca: bool = True, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of some items' scores; percentile unless `bca`.
+def bootstrap_interval(scores: list[float], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval (BCa) of the mean of some items' scores.
 
     Raises ValueError without scores. Scores that are all equal give an interval of no width: see
     `interval`.
@@ -73,11 +71,8 @@ def bootstrap_interval(
     values = np.asarray(scores, dtype=np.float64)
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    means = resampled_means(values[:, None], seed, resamples)[:, 0]
-    if bca:
-        return bca_limits(values, means, 0.025, 0.975)
-    found = np.quantile(means, [0.025, 0.975])
-    return float(found[0]), float(found[1])
+    means = resampled_means(values[:, None], seed)[:, 0]
+    return bca_limits(values, means, 0.025, 0.975)
 
 
 def interval(scores: list[float], seed: int = 0) -> tuple[float, float]:
@@ -166,11 +161,3 @@ def pass_at(samples: int, correct: int, k: int) -> float:
     if not 0 <= correct <= samples or not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {correct} right ones among {samples}")
     return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
-
-
-def pass_at_interval(
-    counts: list[tuple[int, int]], k: int, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean of `pass_at` over items, each (samples, correct), with its 95 % interval over items."""
-    values = [pass_at(samples, correct, k) for samples, correct in counts]
-    return math.fsum(values) / len(values), *interval(values, seed)

@@ -1,7 +1,6 @@
 """How likely texts are to a model: bits per byte, comparable across tokenizers, and perplexity."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from transformers import PreTrainedModel
 
 from smelt.checkpoint.tokenizer import TextTokenizer
 from smelt.core.errors import UserError
-from smelt.data.document import parse_row, read_lines
+from smelt.data.document import parse_row, read_lines, read_paragraphs
 from smelt.models.score import Encoded, Scorer
 
 # A longer context costs memory and, beyond this, hardly changes a likelihood.
@@ -23,11 +22,7 @@ def read_text(path: Path, where: str) -> list[str]:
     if ".jsonl" in path.name:
         texts = [_text_of(line, f"{path}:{number}") for number, line in read_lines(path)]
     else:
-        try:
-            whole = b"".join(line for _, line in read_lines(path)).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(path, f"not UTF-8 text ({error.reason})", "a text file") from error
-        texts = [part.strip() for part in re.split(r"\n\s*\n", whole) if part.strip()]
+        texts = read_paragraphs(path)
     if not texts:
         raise UserError(where, f"{path} is empty", "at least one text")
     return texts

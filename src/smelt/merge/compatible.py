@@ -68,7 +68,9 @@ def _fact(config: dict[str, Any], key: str) -> Any:
             return None if scaling.get("rope_type", "default") == "default" else scaling
     if key == "head_dim" and inner.get("head_dim") is None:
         hidden, heads = inner.get("hidden_size"), inner.get("num_attention_heads")
-        return hidden // heads if isinstance(hidden, int) and isinstance(heads, int) else None
+        if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+            return hidden // heads
+        return None
     if key == "num_key_value_heads" and inner.get(key) is None:
         return inner.get("num_attention_heads")
     return inner.get(key)

@@ -1,8 +1,10 @@
 """What a generator backend is: prompts in, texts or likelihoods out, known by its content."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+from smelt.core.errors import UserError
 
 Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}"""
@@ -82,3 +84,16 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free what it holds."""
         ...
+
+
+def require_room(
+    sizes: Iterable[int],
+    context: int,
+    where: object,
+    hint: str = "fewer max_new_tokens or examples",
+) -> None:
+    """Refuse requests (their tokens, prompt and answer) that do not fit. Raises UserError."""
+    longest = max(sizes, default=0)
+    if longest > context:
+        found = f"prompt and answer need {longest} tokens"
+        raise UserError(where, found, f"at most {context}", hint)

@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
-from transformers import AutoConfig
+from huggingface_hub import (
+    constants,
+    errors,
+    get_session,
+    hf_hub_url,
+    try_to_load_from_cache,
+    utils,
+)
 
 from smelt.checkpoint.reader import read_json
 from smelt.checkpoint.reference import parse_model_reference
 from smelt.core import registry
 from smelt.core.errors import UserError
-from smelt.models.load import BAD_MODEL, empty_model
+from smelt.models.load import empty_model, parse_config
 
 RECORDED = registry.ROOT / "recipes/unconstrained/configs.json"
 """Configurations of the paper's models as we know them, for machines without a hub."""
@@ -24,6 +29,8 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 # inference reaches.
 FLOPS, BANDWIDTH, MEMORY = {2: 989e12 * 0.4, 4: 67e12 * 0.4}, 3.35e12 * 0.6, 80e9
 HUB_SECONDS, CONFIG_BYTES = 10.0, 1 << 20
+# What the hub's client raises; its errors are of httpx or httpx2, by its version.
+NO_ANSWER = (OSError, cast(Any, errors).HTTPError)
 PROMPT_TOKENS, NEW_TOKENS, BATCH = 1000, 256, 64
 
 
@@ -59,55 +66,51 @@ def find_config(model: Any, where: str) -> Configured:
 @cache
 def _hub_answers() -> bool:
     """Is the hub reached? Asked once, so that a machine without a net does not wait for each."""
-    from huggingface_hub import constants
-
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        with urlopen(constants.ENDPOINT, timeout=HUB_SECONDS):
-            return True
-    except HTTPError:  # it refuses this page, so it is there
-        return True
-    except OSError:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS, follow_redirects=False)
+    except NO_ANSWER:
         return False
+    return True
 
 
 def _hub_config(name: str) -> dict[str, Any] | None:
     """A model's config.json from the hub's cache or the hub; None when neither has it (for us: a
     gated model needs a login)."""
-    from huggingface_hub import hf_hub_url, try_to_load_from_cache, utils
-    from huggingface_hub.errors import HFValidationError
-
     try:
         kept = try_to_load_from_cache(name, "config.json")
         if isinstance(kept, str):
             return read_json(Path(kept))
         if not _hub_answers():
             return None
-        request = Request(
-            hf_hub_url(name, "config.json"), headers=cast(Any, utils).build_hf_headers()
-        )
-        with urlopen(request, timeout=HUB_SECONDS) as answer:
-            found = json.loads(answer.read(CONFIG_BYTES))
-    except (HFValidationError, OSError, ValueError):
+        found = json.loads(_fetch(hf_hub_url(name, "config.json")))
+    except (*NO_ANSWER, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
 
+def _fetch(url: str) -> bytes:
+    """The first CONFIG_BYTES of a page of the hub. Its own client asks, for that one leaves the
+    user's token behind where a redirect leads to another host."""
+    headers = {**cast(Any, utils).build_hf_headers(), "accept-encoding": "identity"}
+    found = bytearray()
+    with get_session().stream("GET", url, headers=headers, timeout=HUB_SECONDS) as answer:
+        answer.raise_for_status()
+        for part in answer.iter_raw():
+            found += part
+            if len(found) >= CONFIG_BYTES:
+                break
+    return bytes(found[:CONFIG_BYTES])
+
+
 def shapes_of(config: dict[str, Any], where: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that a configuration stands for; no memory is used."""
-    try:
-        kind = type(AutoConfig.for_model(config.get("model_type", "")))
-    except BAD_MODEL as error:
-        found = f"model_type {config.get('model_type')!r}"
-        raise UserError(where, found, "a type that transformers knows") from error
-    network = empty_model(kind.from_dict(dict(config)), where)
-    tied = config.get("tie_word_embeddings", False)
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in network.state_dict().items()
-        if not (tied and name == "lm_head.weight")
-    }
+    """Names and shapes of the tensors that a configuration stands for; no memory is used.
+
+    A head that is the embedding itself is left out. Raises UserError for a bad configuration.
+    """
+    network = empty_model(parse_config(config, where), where)
+    return {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
 
 
 def num_parameters(shapes: dict[str, tuple[int, ...]]) -> int:

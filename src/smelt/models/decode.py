@@ -41,7 +41,7 @@ def write(
     """Continue every prompt (`encoded`: its tokens); see `Backend.write`.
 
     ends: tokens that end any answer.
-    """  # fmt: skip
+    """
     known: dict[tuple[str, ...], Stops] = {}
     for request in requests:
         known.setdefault(request.stop, Stops(prompts, ends, request.stop))

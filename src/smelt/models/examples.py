@@ -1,7 +1,6 @@
 """Data rows as token sequences to measure a model on: drawn by a seed, cut to its context."""
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from torch import Tensor
 from smelt.checkpoint.tokenizer import TextTokenizer
 from smelt.core.errors import UserError
 from smelt.core.seed import seed_for
-from smelt.data.document import parse_row, read_lines
+from smelt.data.document import parse_row, read_lines, read_paragraphs
 from smelt.models.score import encode_pair
 
 # Bounds rows x time of a batch, and its logits (2 ** 27 numbers are 512 MB).
@@ -56,11 +55,7 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
     if ".jsonl" in path.name:
         rows = [_row(line, f"{path}:{number}") for number, line in read_lines(path)]
     else:
-        try:
-            whole = b"".join(line for _, line in read_lines(path)).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(path, f"not UTF-8 text ({error.reason})", "a text file") from error
-        rows = [("", part.strip()) for part in re.split(r"\n\s*\n", whole) if part.strip()]
+        rows = [("", text) for text in read_paragraphs(path)]
     if not rows:
         raise UserError(path, "empty", "at least one row")
     return rows

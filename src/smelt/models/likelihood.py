@@ -79,7 +79,7 @@ def _score_batch(
         for row, tail in enumerate(tails):
             ids[row, : len(tail) - 1] = torch.tensor(tail[:-1])
         starts = torch.tensor([[len(rows[line])] for line in origin], device=device)
-        positions = (starts + torch.arange(width, device=device)).clamp(max=_most(reader))
+        positions = (starts + torch.arange(width, device=device)).clamp(max=reader.last)
         # Padding stands on the right, where no token of its row looks.
         before = mask[torch.tensor(origin, device=device)]
         whole = torch.cat([before, mask.new_ones((len(tails), width))], dim=1)
@@ -103,12 +103,6 @@ def _of(logits: Float[Tensor, "tokens vocab"], wanted: Ids) -> tuple[float, bool
     ids = torch.tensor(wanted, device=logits.device)
     nats = logits.log_softmax(-1).gather(1, ids[:, None]).double().sum()
     return float(nats), bool((logits.argmax(-1) == ids).all())
-
-
-def _most(reader: Reader) -> int:
-    """The last position there is: padding must not ask for one beyond (learned positions)."""
-    limit = getattr(reader.model.config, "max_position_embeddings", None)
-    return limit - 1 if isinstance(limit, int) else (1 << 30)
 
 
 def _score_alone(reader: Reader, prompt: Ids, end: Ids) -> Likelihood:

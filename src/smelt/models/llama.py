@@ -6,10 +6,11 @@ from pathlib import Path
 
 from smelt.core import digest, progress
 from smelt.core.errors import UserError
-from smelt.models.backend import Likelihood, Message, Query, Request, Written
+from smelt.models.backend import Likelihood, Message, Query, Request, Written, require_room
 from smelt.models.llama_server import LlamaServer
 
 VERSION = 2
+ROOM = "a larger context, fewer max_new_tokens or examples"
 FIRST_LOOK = 64  # likeliest tokens in which a wanted one is looked for before asking for all
 
 
@@ -63,23 +64,18 @@ class LlamaCpp:
         """Tokens of each text as a prompt."""
         return [len(self._prompt(text)) for text in texts]
 
-    def _require_room(self, tokens: int) -> None:
-        if tokens > self.context:
-            found = f"prompt and answer need {tokens} tokens"
-            raise UserError(self._server.path, found, f"at most {self.context}",
-                            "a larger context, fewer max_new_tokens or examples")  # fmt: skip
-
     def write(
         self, requests: list[Request], done: Callable[[list[int], list[Written]], None], label: str
     ) -> None:
         """Continue every prompt, in order. Raises UserError when one does not fit the context."""
         prompts = [self._prompt(request.prompt) for request in requests]
-        for ids, request in zip(prompts, requests, strict=True):
-            self._require_room(len(ids) + request.max_new_tokens)
+        sizes = [
+            len(ids) + request.max_new_tokens
+            for ids, request in zip(prompts, requests, strict=True)
+        ]
+        require_room(sizes, self.context, self._server.path, ROOM)
         pairs = enumerate(zip(prompts, requests, strict=True))
-        for index, (ids, request) in (
-            progress.track(pairs, label, len(requests)) if label else pairs
-        ):
+        for index, (ids, request) in progress.track(pairs, label, len(requests)):
             done([index], [self._write(ids, request)])
 
     def _write(self, ids: list[int], request: Request) -> Written:
@@ -118,10 +114,11 @@ class LlamaCpp:
             if not whole[skip:]:
                 shown = repr(query.prompt[-20:] + query.continuation)
                 raise UserError(shown, "a continuation without a token of its own", "a longer one")
-            self._require_room(len(first) + len(whole) - skip)
             pairs.append((first, whole[skip:]))
+        sizes = [len(ids) + len(end) for ids, end in pairs]
+        require_room(sizes, self.context, self._server.path, ROOM)
         turns = enumerate(pairs)
-        for index, (ids, end) in progress.track(turns, label, len(pairs)) if label else turns:
+        for index, (ids, end) in progress.track(turns, label, len(pairs)):
             done([index], [self._score(ids, end)])
 
     def _score(self, ids: list[int], end: list[int]) -> Likelihood:

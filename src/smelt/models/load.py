@@ -17,7 +17,7 @@ from smelt.core.errors import UserError, nearest
 # What transformers raises for a configuration or weights that do not work out.
 BAD_MODEL = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError,
-    StrictDataclassError,
+    AssertionError, StrictDataclassError,
 )  # fmt: skip
 
 
@@ -142,6 +142,21 @@ def read_config(folder: Path | str) -> PreTrainedConfig:
     return cast(PreTrainedConfig, found)
 
 
+def parse_config(config: dict[str, Any], where: str) -> PreTrainedConfig:
+    """What transformers reads in a config.json. Raises UserError for one that it cannot read."""
+    _quiet()
+    try:
+        kind = type(AutoConfig.for_model(config.get("model_type", "")))
+    except BAD_MODEL as error:
+        found = f"model_type {config.get('model_type')!r}"
+        raise UserError(where, found, "a type that transformers knows") from error
+    try:
+        return kind.from_dict(dict(config))
+    except BAD_MODEL as error:
+        found = f"cannot be read as a configuration ({_reason(error)})"
+        raise UserError(where, found, "a config.json as transformers writes it") from error
+
+
 def fresh_model(
     architecture: dict[str, Any], tokenizer: TextTokenizer, seed: int
 ) -> PreTrainedModel:
@@ -167,12 +182,9 @@ def network_of(
 
     Raises UserError when it cannot be built, or has tensors that are not among the names.
     """
-    _quiet()
+    parsed = parse_config(config, "config.json")
     try:
-        kind = type(AutoConfig.for_model(config.get("model_type", "")))
-        model = cast(Any, AutoModelForCausalLM).from_config(
-            kind.from_dict(dict(config)), dtype=dtype
-        )
+        model = cast(Any, AutoModelForCausalLM).from_config(parsed, dtype=dtype)
     except BAD_MODEL as error:
         found = f"cannot be built ({_reason(error)})"
         raise UserError("config.json", found, "a causal language model") from error

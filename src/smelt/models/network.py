@@ -1,21 +1,23 @@
 """A Hugging Face network as a generator backend; also one whose tensors a search overwrites."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
 from smelt.core import progress
-from smelt.core.errors import UserError
-from smelt.models.backend import Likelihood, Message, Query, Request, Written
+from smelt.models.backend import Likelihood, Message, Query, Request, Written, require_room
 from smelt.models.decode import write
 from smelt.models.likelihood import likelihood
 from smelt.models.load import check_fits, context_length
 from smelt.models.prompts import Prompts
 from smelt.models.reader import Reader
 
+Answer = TypeVar("Answer")
 VERSION = 1
 """Raised whenever the same weights may answer differently: kept answers are then asked again."""
 
@@ -48,41 +50,24 @@ class NetworkBackend:
     ) -> None:
         """Continue every prompt. Raises UserError when one does not fit the context."""
         encoded = self.prompts.encode([request.prompt for request in requests])
-        for ids, request in zip(encoded, requests, strict=True):
-            self._require_room(len(ids) + request.max_new_tokens)
-
-        def run(moved: Callable[[int], None]) -> None:
-            def finished(indices: list[int], found: list[Written]) -> None:
-                done(indices, found)
-                moved(len(indices))
-
-            write(self._reader, self.prompts, self._ends, encoded, requests, finished,
+        sizes = [
+            len(ids) + request.max_new_tokens
+            for ids, request in zip(encoded, requests, strict=True)
+        ]
+        require_room(sizes, self.context, self.prompts.folder)
+        with _counted(done, label, len(requests)) as counted:
+            write(self._reader, self.prompts, self._ends, encoded, requests, counted,
                   batch_size=self.batch_size)  # fmt: skip
-
-        _with_bar(label, len(requests), run)
 
     def likelihood(
         self, queries: list[Query], done: Callable[[list[int], list[Likelihood]], None], label: str
     ) -> None:
         """Score every continuation. Raises UserError when one does not fit the context."""
         pairs = self.prompts.pairs([(query.prompt, query.continuation) for query in queries])
-        for prompt, end in pairs:
-            self._require_room(len(prompt) + len(end) - 1)
-
-        def run(moved: Callable[[int], None]) -> None:
-            def finished(indices: list[int], found: list[Likelihood]) -> None:
-                done(indices, found)
-                moved(len(indices))
-
-            likelihood(self._reader, pairs, finished, batch_size=self.batch_size)
-
-        _with_bar(label, len(queries), run)
-
-    def _require_room(self, tokens: int) -> None:
-        if tokens > self.context:
-            found = f"prompt and answer need {tokens} tokens"
-            raise UserError(self.prompts.folder, found, f"at most {self.context}",
-                            "fewer max_new_tokens or examples")  # fmt: skip
+        sizes = [len(prompt) + len(end) - 1 for prompt, end in pairs]
+        require_room(sizes, self.context, self.prompts.folder)
+        with _counted(done, label, len(queries)) as counted:
+            likelihood(self._reader, pairs, counted, batch_size=self.batch_size)
 
     def close(self) -> None:
         """Let go of the network, and give its memory back for the model that comes next."""
@@ -93,13 +78,21 @@ class NetworkBackend:
             torch.accelerator.memory.empty_cache()
 
 
-def _with_bar(label: str, total: int, run: Callable[[Callable[[int], None]], None]) -> None:
-    """Run with a bar; without a label (a search asks thousands of times) nothing is shown."""
+@contextmanager
+def _counted(
+    done: Callable[[list[int], list[Answer]], None], label: str, total: int
+) -> Iterator[Callable[[list[int], list[Answer]], None]]:
+    """`done`, which then moves a bar, too; without a label nothing is shown (`progress.track`)."""
     if not label:
-        run(lambda _: None)
+        yield done
         return
     with progress.Bar(label, total) as bar:
-        run(bar.move)
+
+        def counted(indices: list[int], found: list[Answer]) -> None:
+            done(indices, found)
+            bar.move(len(indices))
+
+        yield counted
 
 
 def _end_tokens(model: PreTrainedModel) -> list[int]:

@@ -38,11 +38,7 @@ class Prompts:
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of prompts, after begin-of-text where the tokenizer puts it and the text does not
         have it already; an empty prompt still needs one token to start from."""
-        found = self._raw.encode_batch_fast(texts, add_special_tokens=False)
-        return [
-            self._begun(text, list(encoding.ids)) or [self.tokenizer.eos_id]
-            for text, encoding in zip(texts, found, strict=True)
-        ]
+        return [ids or [self.tokenizer.eos_id] for ids in self._sized(texts)]
 
     def _begun(self, text: str, ids: list[int]) -> list[int]:
         has = self._bos is not None and text.startswith(self._bos)

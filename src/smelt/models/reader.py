@@ -7,10 +7,12 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from smelt.core.errors import UserError
+from smelt.models.load import context_length
 
 # Memory for keys and values. Fixed, never what happens to be free: batches decide the last bits.
 CACHE_BYTES = {"cpu": 1 << 30}
@@ -23,13 +25,15 @@ class Reader:
     """What is known of a network by its kind, and single steps through it.
 
     plain: its cache holds keys and values of tokens only, and positions can be given, so that
-    padding and shared beginnings are possible; window: of sliding attention, in tokens.
+    padding and shared beginnings are possible; window: of sliding attention, in tokens; last: the
+    last position there is (padding must not ask for one beyond, where positions are learned).
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Reads one token. Raises UserError when the network keeps no cache."""
         self.model = model
         self.device = model.device
+        self.last = context_length(model) - 1
         taken = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in taken
         self._last_only = "logits_to_keep" in taken
@@ -163,12 +167,9 @@ def left_padded(
     rows: list[list[int]], device: torch.device
 ) -> tuple[Int[Tensor, "rows time"], Int[Tensor, "rows time"]]:
     """Rows of tokens flush right, and 1 where a place is a token."""
-    width = max(map(len, rows))
-    ids = torch.zeros((len(rows), width), dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for line, row in enumerate(rows):
-        ids[line, width - len(row) :] = torch.tensor(row)
-        mask[line, width - len(row) :] = 1
+    whole = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = pad_sequence(whole, batch_first=True, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in whole], True, padding_side="left")
     return ids.to(device), mask.to(device)
 
 

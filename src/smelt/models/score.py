@@ -68,8 +68,7 @@ class Scorer:
     def score(self, model: PreTrainedModel, label: str = "") -> list[Scored]:
         """One `Scored` a row, in the order given. Causal models need no mask for right padding."""
         found: dict[int, Scored] = {}
-        batches = progress.track(self.batches, label, len(self.batches)) if label else self.batches
-        for part, ids, targets in batches:
+        for part, ids, targets in progress.track(self.batches, label, len(self.batches)):
             ids, targets = ids.to(model.device), targets[:, 1:].to(model.device)
             keep = targets != -100
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1][keep].float()

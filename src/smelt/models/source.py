@@ -5,7 +5,7 @@ from pathlib import Path
 from smelt.core import digest
 
 DECISIVE = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab*")
-NOT_DECISIVE = ("run.json", "cost.json", "smoke.json")
+NOT_DECISIVE = digest.NOT_CONTENT | {"run.json"}
 
 
 def identity_of(folder: Path, dtype: str) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from smelt.report.evaluated import roles_of
 from smelt.report.records import EvalRecord, Score
 from smelt.report.stages import Stage
 from smelt.report.tables import ranked
@@ -97,9 +98,8 @@ def _detail(model: str, benchmark: str, scores: list[Score]) -> Detail:
 def details_of(group: Group) -> list[Detail]:
     """One for each model and benchmark of an eval stage over its seeds, models by role."""
     found: dict[str, dict[str, list[Score]]] = {}
-    roles: dict[str, str] = {}
+    roles = roles_of(group)
     for _, record in group:
-        roles = {**record.roles, **roles}
         for model, of_model in record.scores.items():
             for benchmark, score in of_model.items():
                 if score.total:

@@ -26,7 +26,17 @@ def _other(score: Score) -> bool:
     return score.lower_is_better or any(part is not None and not 0 <= part <= 1 for part in parts)
 
 
-def _roles(group: list[tuple[Stage, EvalRecord]]) -> dict[str, str]:
+def same_items(group: list[tuple[Stage, EvalRecord]]) -> bool:
+    """Did seeds answer the same items? Yes, unless each records data files of its own."""
+    files = [
+        {entry.sha256 for name, entry in record.inputs.items() if name.startswith("benchmarks.")}
+        for _, record in group
+    ]
+    return not all(files) or len(set().union(*files)) < sum(map(len, files))
+
+
+def roles_of(group: list[tuple[Stage, EvalRecord]]) -> dict[str, str]:
+    """The role of each model; the first seed that names one wins."""
     roles: dict[str, str] = {}
     for _, record in group:
         roles = {**record.roles, **roles}
@@ -39,7 +49,7 @@ def rows_of(group: list[tuple[Stage, EvalRecord]]) -> list[Row]:
     for _, record in group:
         groups = {**record.groups, **groups}
     scores = {stage.seed: _plain(record) for stage, record in group}
-    return score_table(scores, roles=_roles(group), groups=groups)
+    return score_table(scores, roles=roles_of(group), groups=groups, same_items=same_items(group))
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,7 @@ def likelihoods_of(group: list[tuple[Stage, EvalRecord]]) -> list[TextRow]:
             for text, cell in texts.items():
                 seeds = found.setdefault(model, {}).setdefault(text, {})
                 seeds[stage.seed] = (cell.bits_per_byte, cell.perplexity)
-    roles = _roles(group)
+    roles = roles_of(group)
     return [
         TextRow(
             model,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from smelt.core.interval import difference_interval, student
+from smelt.core.interval import decided, difference_interval, student
 from smelt.report.tables import Column, Row, best_expert, columns
 
 EXPERT, CONTROL, REFERENCE = "the best expert", "the control", "the reference"
@@ -37,10 +37,8 @@ def _range(limits: tuple[float, float]) -> str:
 
 
 def _verdict(gap: float, ranges: list[tuple[float, float]]) -> Verdict:
-    if all(low > 0 for low, _ in ranges):
-        return "beats"
-    if all(high < 0 for _, high in ranges):
-        return "loses"
+    if sure := decided(ranges):
+        return sure
     # Below a hundredth of a point the printed numbers are equal.
     return "even" if abs(gap) < 5e-5 else ("ahead" if gap > 0 else "behind")
 

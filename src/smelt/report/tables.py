@@ -1,10 +1,10 @@
-"""The score table: models by benchmarks, over seeds, with 95 % intervals of the pooled counts."""
+"""The score table: models by benchmarks, over seeds, with 95 % intervals over items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from smelt.core.interval import mean_interval, wilson
+from smelt.core.interval import mean_interval, seeds_interval, wilson
 
 # scores of one seed: model -> benchmark -> {"correct", "total", and if known "low", "high", ...}
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -80,35 +80,40 @@ def _counted(cell: Mapping[str, float]) -> Count:
     return Count(correct, total, None if same else given)
 
 
-def _pooled(counts: Counts) -> Cell:
-    """Over seeds: right answers are counted together, other scores' intervals are joined."""
+def _pooled(counts: Counts, same_items: bool) -> Cell:
+    """Over seeds: right answers to different items are counted together, else the seeds' intervals
+    are joined."""
     seeds = {seed: count.mean for seed, count in counts.items()}
     found = list(counts.values())
-    if all(count.limits is None and not count.other for count in found):
+    if not same_items and all(count.limits is None and not count.other for count in found):
         total = sum(count.total for count in found)
         low, high = wilson(sum(count.correct for count in found), total)
     else:
         cells = [(count.mean, *(count.limits or wilson(count.correct, count.total)))
                  for count in found]  # fmt: skip
-        low, high = cells[0][1:] if len(cells) == 1 else mean_interval(cells)
+        low, high = seeds_interval(cells, same_items=same_items or len(cells) == 1)
     mean = sum(seeds.values()) / len(seeds)
-    other, falling = (any(getattr(c, key) for c in found) for key in ("other", "falling"))
+    other, falling = any(count.other for count in found), any(count.falling for count in found)
     return Cell(mean, low, high, seeds, other, falling)
 
 
-def _group(members: list[Counts]) -> Cell | None:
+def _group(members: list[Counts], same_items: bool) -> Cell | None:
     """Mean over benchmarks, for the seeds that have all of them."""
     common = [seed for seed in members[0] if all(seed in counts for counts in members)]
     if not common or any(counts[seed].other for counts in members for seed in common):
         return None  # a mean of shares and other figures is no figure
-    cells = [_pooled({seed: counts[seed] for seed in common}) for counts in members]
+    cells = [_pooled({seed: counts[seed] for seed in common}, same_items) for counts in members]
     seeds = {seed: sum(cell.seeds[seed] for cell in cells) / len(cells) for seed in common}
     low, high = mean_interval([cell.limits for cell in cells])
     return Cell(sum(seeds.values()) / len(seeds), low, high, seeds)
 
 
 def _row(
-    model: str, role: str, scores: Mapping[int, Scores], groups: Mapping[str, list[str]]
+    model: str,
+    role: str,
+    scores: Mapping[int, Scores],
+    groups: Mapping[str, list[str]],
+    same_items: bool,
 ) -> Row:
     counts: dict[str, Counts] = {}
     for seed, of_seed in sorted(scores.items()):
@@ -118,11 +123,12 @@ def _row(
     cells: dict[Column, Cell] = {}
     for group, members in groups.items():
         if members and all(member in counts for member in members):
-            mean = _group([counts[member] for member in members])
+            mean = _group([counts[member] for member in members], same_items)
             if mean is not None:
                 cells[Column(group, True)] = mean
     ordered = dict.fromkeys([*(name for members in groups.values() for name in members), *counts])
-    cells.update({Column(name): _pooled(counts[name]) for name in ordered if name in counts})
+    known = [name for name in ordered if name in counts]
+    cells |= {Column(name): _pooled(counts[name], same_items) for name in known}
     return Row(model, role, cells)
 
 
@@ -151,18 +157,20 @@ def score_table(
     *,
     roles: Mapping[str, str] | None = None,
     groups: Mapping[str, list[str]] | None = None,
+    same_items: bool = False,
 ) -> list[Row]:
     """One row a model: base, experts, merges, fused models, controls, references, others.
 
     scores: seed -> model -> benchmark -> {"correct", "total"} and what else is known. A mean is
     over the seeds that have the model; a benchmark's interval is Wilson's on the counts pooled over
-    seeds (of other scores, made from the recorded ones of the seeds), a group's is made from those
-    of its benchmarks. Models without a single counted answer are left out.
+    seeds, unless these answered the same items (of other scores, and then, it is made from those of
+    the seeds), a group's is made from those of its benchmarks. Models without a single counted
+    answer are left out.
     """
     roles, groups = roles or {}, groups or {}
     found = list(dict.fromkeys(model for seed in sorted(scores) for model in scores[seed]))
     models = ranked(found, roles)
-    rows = [_row(model, roles.get(model, ""), scores, groups) for model in models]
+    rows = [_row(model, roles.get(model, ""), scores, groups, same_items) for model in models]
     rows = [row for row in rows if row.cells]
     best: dict[str, set[Column]] = {row.model: set() for row in rows}
     for column in columns(rows):

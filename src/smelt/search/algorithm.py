@@ -9,7 +9,8 @@ from smelt.core.errors import UserError
 class Algorithm(Protocol):
     """Maximises. Deterministic for a seed and the same answers, so a journal can be replayed.
 
-    The file of an algorithm holds a function `NAME(start, seed, *, objectives: int, options...)`;
+    The file of an algorithm holds a function `NAME(start, seed, *, objectives: int, options...)`,
+    whose annotations say what an option may be (`registry.check_keywords` refuses other values);
     an algorithm for one objective refuses more (UserError). A generation may be asked before the
     one before it has been told (candidates in flight on other workers); `tell` comes in the order
     of `ask`, each with a whole generation.

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from smelt.checkpoint import layout
 from smelt.core import registry
 from smelt.core.errors import UserError
 from smelt.merge.compatible import compare_configs
 from smelt.merge.recipe import model_name
+from smelt.merge.vocab.rows import vocabulary_tensors
 from smelt.models.by_config import (
     ASSUMED,
     BANDWIDTH,
@@ -21,6 +23,7 @@ from smelt.models.by_config import (
     num_parameters,
     shapes_of,
 )
+from smelt.search.fitness import per_stage
 from smelt.search.genes import without_marks
 from smelt.search.prepare import parse_keys
 from smelt.search.recipe import SearchSection
@@ -39,15 +42,14 @@ def describe_by_config(data: dict[str, Any], where: str) -> list[str]:
     lines = [f"{name}: {one.source}" for name, one in models.items()]
     lines += [f"warning: {text}" for text in compare_configs(models)]
     lines += _vocabularies(merge_data, models, where)
-    shapes = {name: shapes_of(one.config, where) for name, one in models.items()}
+    shapes = {name: shapes_of(one.config, f"{where}: {name}") for name, one in models.items()}
     (first, reference), *others = shapes.items()
     for name, found in others:
         _same_tensors(name, found, first, reference, where)
-    given = section.layer_groups
-    groups: list[int | str] = [*given] if isinstance(given, list) else [given]
+    # With a head of its own in one model, the result has one too.
+    tensors = list(dict.fromkeys(tensor for one in shapes.values() for tensor in one))
     spaces = stages(
-        without_marks(merge_data, genes), genes, list(reference),
-        groups, f"{where}: search",
+        without_marks(merge_data, genes), genes, tensors, section.stages, f"{where}: search",
         components=section.components, smooth=section.smooth,
     )  # fmt: skip
     counts = [space.size for space in spaces]
@@ -79,12 +81,13 @@ def _same_tensors(
     for tensor in sorted(set(found) | set(expected)):
         one, other = found.get(tensor), expected.get(tensor)
         if one is None or other is None:
+            if layout.head_and_embedding([tensor])[0] is not None:
+                continue  # the other's head is its embedding, and the result has a head of its own
             raise UserError(
                 where, f"tensor '{tensor}' is in only one of {first} and {name}",
                 "models of one architecture", "smelt fuse joins others",
             )  # fmt: skip
-        if one[1:] != other[1:] or (one[0] != other[0] and "embed" not in tensor
-                                    and "lm_head" not in tensor):  # fmt: skip
+        if one != other and (one[1:] != other[1:] or tensor not in vocabulary_tensors(found, name)):
             raise UserError(
                 where, f"tensor '{tensor}' is {one} in {name} and {other} in {first}",
                 "models of one shape", "smelt fuse joins others",
@@ -102,8 +105,8 @@ def _cost(
     stored = sum(size * widths[name] for name, size in sizes.items())
     largest = max(sizes.values())
     held = 4 * sum(sizes.values())
-    evaluations, fitness = section.evaluations, section.fitness
-    candidates = sum(evaluations) if isinstance(evaluations, list) else evaluations
+    fitness = section.fitness
+    candidates = sum(count for count, _ in per_stage(section))
     items = sum(_num_items(fitness.limit, name) for name in fitness.benchmarks)
     items = items or fitness.limit * len(fitness.domains)
     width = DTYPE_BYTES[fitness.dtype]

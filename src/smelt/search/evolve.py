@@ -95,10 +95,9 @@ def evolve(
     The journal depends on it, and never on the number of workers or on timing.
 
     A candidate that cannot be merged or scores no number is recorded with its error and counts as
-    the worst. Raises UserError when all of them failed, and for racing with several objectives.
+    the worst. Raises UserError when all of them failed.
     """
-    if racing is not None and objectives > 1:
-        raise UserError("search.racing", "several objectives", "one objective: score")
+    assert racing is None or objectives == 1, "a race of several objectives"
     lag = int(pool.workers > 1) if lag is None else lag
     with progress.Bar(label, evaluations) as bar:
         course = _Course(log, weights, stage, bar)
@@ -133,13 +132,10 @@ def evolve(
                     begin(genomes, whole=racing is None)
             if not len(schedule):
                 break
-            done, values = schedule.oldest()
-            if racing is None:
-                told = [one.values(weights) for one in done]
-            else:
-                told = [[value] for value in values]
-                for one, value in zip(done, told, strict=True):
-                    course.settle(one, value)
+            done, told = schedule.oldest()
+            if racing is not None:
+                for one, values in zip(done, told, strict=True):
+                    course.settle(one, values)
             algorithm.tell([one.genome for one in done], told)
         # A budget below one population still measures what it can, the start first.
         room = max(1, evaluations - asked - len(algorithm.final()))

@@ -48,13 +48,13 @@ def check_section(section: SearchSection, where: str) -> None:
         raise UserError(f"{where}.objectives", "one of them twice", "each once")
     if section.racing is not None and len(section.objectives) > 1:
         raise UserError(f"{where}.racing", "several objectives", "one objective: score")
-    stages = len(section.layer_groups) if isinstance(section.layer_groups, list) else 1
+    stages = len(section.stages)
+    if not stages:
+        raise UserError(f"{where}.layer_groups", "an empty list", "at least one stage")
     for key, given in (("evaluations", section.evaluations), ("options", section.options)):
         if isinstance(given, list) and len(given) != stages:
             found = f"{len(given)} of them for {stages} stages of layer_groups"
             raise UserError(f"{where}.{key}", found, f"{stages}, or one for all stages")
-    if isinstance(section.layer_groups, list) and not section.layer_groups:
-        raise UserError(f"{where}.layer_groups", "an empty list", "at least one stage")
     if isinstance(section.evaluations, int) and section.evaluations < stages:
         found = f"{section.evaluations} for {stages} stages of layer_groups"
         raise UserError(f"{where}.evaluations", found, "at least one candidate for each stage")
@@ -67,7 +67,7 @@ def _searchable() -> list[str]:
 
 def per_stage(section: SearchSection) -> list[tuple[int, dict[str, object]]]:
     """Evaluations and options of each stage: what is said once is shared out evenly."""
-    stages = len(section.layer_groups) if isinstance(section.layer_groups, list) else 1
+    stages = len(section.stages)
     given = section.evaluations
     if isinstance(given, list):
         evaluations = given

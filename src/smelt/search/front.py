@@ -26,22 +26,3 @@ def joined(front: list[Member], new: Member) -> list[Member]:
         if member.objectives == new.objectives or dominates(member.objectives, new.objectives):
             return front
     return [m for m in front if not dominates(new.objectives, m.objectives)] + [new]
-
-
-def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume that the points dominate above a reference point which they all exceed.
-
-    By slicing along the last objective; exact, and fast enough for some hundred points in two or
-    three objectives.
-    """
-    inside = [p for p in points if all(a > b for a, b in zip(p, reference, strict=True))]
-    if not inside:
-        return 0.0
-    if len(reference) == 1:
-        return max(p[0] for p in inside) - reference[0]
-    levels = sorted({p[-1] for p in inside}, reverse=True)
-    total = 0.0
-    for high, low in zip(levels, [*levels[1:], reference[-1]], strict=True):
-        slab = [p[:-1] for p in inside if p[-1] >= high]
-        total += (high - low) * hypervolume(slab, reference[:-1])
-    return total

@@ -6,15 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smelt.core.errors import UserError
-
-
-def check_population(population: int | None, default: int, least: int) -> int:
-    """The candidates of a generation. Raises UserError for fewer than an algorithm can do with."""
-    if population is not None and population < least:
-        raise UserError("options.population", f"found {population}", f"at least {least}")
-    return default if population is None else population
-
 
 class Generations:
     """An algorithm of pymoo. Its first population is the start point and a Latin hypercube.

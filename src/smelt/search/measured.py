@@ -22,15 +22,15 @@ Answer = list[list[float]] | str
 class Log:
     """Journal and measurements of a search, all its stages in one. A context manager.
 
-    candidates: rows so far, hence the number of the next candidate; items: item evaluations so
-    far; best: the largest fitness so far on all items, over all stages.
+    candidates: rows so far, hence the number of the next candidate; best: the largest fitness so
+    far on all items, over all stages.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / MEASURED
         self._journal_path = folder / JOURNAL
         self._known: dict[tuple[int, tuple[int, ...]], tuple[list[float], Answer]] = {}
-        self.candidates = self.items = 0
+        self.candidates = 0
         self.best: float | None = None
 
     def __enter__(self) -> "Log":
@@ -78,7 +78,6 @@ class Log:
         self._journal.write(json.dumps(row) + "\n")
         self._journal.flush()
         self.candidates += 1
-        self.items += row["items"]
 
     def __exit__(
         self,

@@ -32,11 +32,6 @@ class Ready:
     inputs: dict[str, str]
     start: Callable[[], list[float]]
 
-    @property
-    def space(self) -> Space:
-        """Of the first stage."""
-        return self.spaces[0]
-
     def located(self, data: dict[str, Any]) -> dict[str, Any]:
         """A recipe of the same models, with them as absolute paths (Run makes them relative)."""
         names = record.recipe_data(self.plan)
@@ -78,9 +73,8 @@ def prepare(data: dict[str, Any], where: str) -> Ready:
     found = plan(recipe, where)
     _refuse_another_tokenizer(found)
     names = [item.entry.name for item in found.tensors if not item.copied]
-    given = section.layer_groups
     spaces = stages(
-        plain, genes, names, [*given] if isinstance(given, list) else [given], f"{where}: search",
+        plain, genes, names, section.stages, f"{where}: search",
         components=section.components, smooth=section.smooth,
     )  # fmt: skip
     place = f"{where}: search.fitness"

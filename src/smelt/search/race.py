@@ -12,14 +12,14 @@ from smelt.search.items import Items
 from smelt.search.recipe import Racing
 
 Batch = list[tuple[Candidate, list[int]]]
-Generation = Generator[Batch, None, list[float]]
-"""Yields batches; gives the first objective of each candidate."""
+Generation = Generator[Batch, None, list[list[float]]]
+"""Yields batches; gives what each candidate counts as: one number per objective."""
 
 
 def everything(candidates: list[Candidate], weights: list[float]) -> Generation:
     """Every candidate on every item."""
     yield [(one, list(range(len(weights)))) for one in candidates]
-    return [one.values(weights)[0] for one in candidates]
+    return [one.values(weights) for one in candidates]
 
 
 def race(
@@ -98,7 +98,7 @@ def _gain(one: Candidate, champion: Candidate | None, weights: list[float]) -> f
 
 def _ranked(
     candidates: list[Candidate], items: Items, reached: dict[int, float], ceiling: float
-) -> list[float]:
+) -> list[list[float]]:
     """Means and estimates, in which no estimate stands above one who got further, nor above the
     best that was measured (ceiling).
 
@@ -115,4 +115,4 @@ def _ranked(
             for number in guessed:
                 found[number] -= excess + 1e-9 * max(1.0, abs(ground))
         ground = min(ground, *(found[one.number] for one in group))
-    return [found[one.number] for one in candidates]
+    return [[found[one.number]] for one in candidates]

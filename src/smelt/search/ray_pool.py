@@ -61,6 +61,8 @@ class RayPool:
             raise needs("scale", "ray") from error
         self.workers = workers
         self._ray: Any = ray
+        # Ray has an error of its own for a worker that it ended for want of memory.
+        self._died = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError)
         self._build = build
         stop = signal.getsignal(signal.SIGTERM)
         try:
@@ -80,6 +82,10 @@ class RayPool:
             for problem in ray.get([worker.ready.remote() for worker in self._idle]):
                 if problem is not None:
                     raise problem
+        except self._died as error:
+            self.close()
+            found = "a worker ended while it loaded the models"
+            raise UserError("search.workers", found, "fewer workers, or more memory") from error
         except BaseException:
             self.close()
             raise
@@ -126,7 +132,7 @@ class RayPool:
             candidate, genome, items, worker, again = self._running.pop(call)
             try:
                 found = self._ray.get(call)
-            except self._ray.exceptions.RayActorError:
+            except self._died:
                 worker = self._start()
                 if not again:
                     self._send(worker, candidate, genome, items, True)

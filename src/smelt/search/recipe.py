@@ -38,6 +38,11 @@ class Fitness(Recipe):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision in which a candidate is scored, whatever it is stored in; 16 bits on a GPU."""
 
+    @property
+    def scored_by(self) -> Literal["exact", "likelihood", "score"]:
+        """How items are scored: `measure`, or what stands for it when it is not given."""
+        return self.measure or ("score" if self.benchmarks else "exact")
+
 
 class Racing(Recipe):
     """Early rejection: candidates are scored on a growing sample of the items."""
@@ -81,3 +86,9 @@ class SearchSection(Recipe):
     """Ray cluster to join, e.g. auto; without it workers run on this machine."""
     options: dict[str, Any] | list[dict[str, Any]] = Field(default={})
     """Keywords of the algorithm; a list says them for each stage."""
+
+    @property
+    def stages(self) -> list[int | str]:
+        """Layer groups of each stage, coarse to fine."""
+        given = self.layer_groups
+        return [*given] if isinstance(given, list) else [given]

@@ -14,13 +14,13 @@ from smelt.search.workers import Pool
 @dataclass(eq=False)
 class _Open:
     """A generation in flight: what it still lacks, whether it waits until it is the oldest, and,
-    when it is through, the first objective of each candidate."""
+    when it is through, what each candidate counts as."""
 
     candidates: list[Candidate]
     steps: Generation
     missing: int = 0
     waits: bool = False
-    values: list[float] | None = None
+    values: list[list[float]] | None = None
 
 
 class Schedule:
@@ -52,7 +52,7 @@ class Schedule:
         self._live.append(_Open(candidates, steps))
         self._advance(self._live[-1], turn=False)
 
-    def oldest(self) -> tuple[list[Candidate], list[float]]:
+    def oldest(self) -> tuple[list[Candidate], list[list[float]]]:
         """Work until the oldest generation is through; its candidates, what they are told with."""
         first = self._live[0]
         while True:

@@ -49,10 +49,6 @@ class Space:
     def _names(self) -> list[str]:
         return [model_name(entry["model"]) for entry in self.data["models"]]
 
-    def value(self, genome: list[float], gene: int, group: int) -> Any:
-        """The parameter value of a gene in a group (smooth: at its middle)."""
-        return self.genes[gene].value(genome[gene * len(self.groups) + group])
-
     def unit(self, genome: list[float], gene: int, mix: Mix) -> float:
         """The number that a genome gives to a gene for the tensors of a mix."""
         own = gene * len(self.groups)

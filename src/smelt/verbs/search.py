@@ -14,7 +14,6 @@ from smelt.verbs.train import write_card
 if TYPE_CHECKING:
     from smelt.evals.candidates import Sides
     from smelt.search.evolve import Result
-    from smelt.search.recipe import SearchSection
 
 BEST = """\
 # The best merge of a search. Model paths start at the folder that holds the result folder, so call
@@ -44,16 +43,11 @@ def check(data: dict[str, Any], *, where: str) -> list[str]:
         for space, (candidates, _) in zip(ready.spaces, per_stage(section), strict=True)
     ]
     total = len(items_of(sides)[0])
-    lines.append(f"each scored on {total} items of {', '.join(names)} ({measure_of(section)})")
+    by = section.fitness.scored_by
+    lines.append(f"each scored on {total} items of {', '.join(names)} ({by})")
     if section.racing is not None:
         lines.append(f"racing: from {math.ceil(section.racing.first * total)} items on")
     return lines
-
-
-def measure_of(section: "SearchSection") -> str:
-    """How items are scored, spelled out."""
-    default = "score" if section.fitness.benchmarks else "exact"
-    return section.fitness.measure or default
 
 
 def execute(
@@ -104,7 +98,7 @@ def execute(
                 "best": result.best,
                 "evaluations": result.evaluations,
                 "items": result.items,
-                "measure": measure_of(section),
+                "measure": fitness.scored_by,
                 "split": _split(sides),
                 "domains": fitness.domains or fitness.benchmarks,
             },
@@ -128,9 +122,9 @@ def execute(
 def _split(sides: "Sides") -> str:
     """The files that candidates were scored on."""
     data = sides.ready.section.fitness.data
-    paths = [Path(data)] if data is not None else [exam.path for exam in sides.fitness]
-    return ", ".join(f"{path.parent.name}/{path.name}" if data is None else path.name
-                     for path in paths)  # fmt: skip
+    if data is not None:
+        return Path(data).name
+    return ", ".join(f"{exam.path.parent.name}/{exam.path.name}" for exam in sides.fitness)
 
 
 def _honesty(sides: "Sides", result: "Result", where: str, device: str) -> dict[str, Any]:
@@ -159,7 +153,7 @@ def _honesty(sides: "Sides", result: "Result", where: str, device: str) -> dict[
         for scores, before, after in zip(asked, start, best, strict=True)
     ]
     fitness, test = found[0], found[1] if len(found) > 1 else None
-    return compare_sides(fitness, test, measure_of(ready.section))
+    return compare_sides(fitness, test, ready.section.fitness.scored_by)
 
 
 def _write_recipe(run: Run, recipe: dict[str, Any], path: Path) -> None:

@@ -3,15 +3,19 @@
 import re
 import types
 import typing
+from dataclasses import astuple
 from typing import Annotated, Any
 
 import typer
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
 
 from smelt.core import registry
 from smelt.core.config import Recipe
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="Kind of plug-in (smelt ls).")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
+LIMITS = {Gt: "above", Ge: "at least", Lt: "below", Le: "at most"}
 
 
 def show(kind: Kind, name: Name) -> None:
@@ -63,15 +67,22 @@ def _method_rows(name: str) -> list[tuple[str, str]]:
 
 
 def _describe(item: registry.Parameter) -> str:
-    base, *metadata = (
-        typing.get_args(item.annotation)
-        if typing.get_origin(item.annotation) is Annotated
-        else (item.annotation,)
-    )
-    text = type_name(base)
-    if not item.required:
-        text += f", default {item.default!r}"
-    return ", ".join([text, *(str(part) for part in metadata)])
+    default = [] if item.required else [f"default {item.default!r}"]
+    return ", ".join([type_name(item.annotation), *default, *_limits(item.annotation)])
+
+
+def _limits(annotation: Any) -> list[str]:
+    """What an annotation, or a member of a union, says beside the type."""
+    if typing.get_origin(annotation) is not Annotated:
+        return [text for part in typing.get_args(annotation) for text in _limits(part)]
+    found = []
+    for part in annotation.__metadata__:
+        limits = part.metadata if isinstance(part, FieldInfo) else [part]
+        found += [
+            f"{LIMITS[type(limit)]} {astuple(limit)[0]}" if type(limit) in LIMITS else str(limit)
+            for limit in limits
+        ]
+    return found
 
 
 def type_name(annotation: Any) -> str:

@@ -16,7 +16,7 @@ Reasons: `right`, `wrong_answer`, `no_choice`.
 
 import re
 
-from smelt.verify._boxed import names_another
+from smelt.verify._boxed import MAX_CHARACTERS, names_another
 
 # Quantifiers are possessive (`*+`): thousands of blanks or stars after "answer" cost no more time.
 _LETTER = r"((?!I\s+[a-z])[A-J])(?![A-Za-z'’])"
@@ -32,7 +32,6 @@ _BOXED = re.compile(
 _WHOLE = re.compile(r"^[\s(\[*]*+([A-J])[\s)\].:*]*+$")
 _BEGINS = re.compile(r"^[^\S\n]*+[(\[*]*+([A-J])(?:[).:\]]|[^\S\n]*+$)", re.MULTILINE)
 _BRACKETED = re.compile(r"[(\[]([A-J])[)\]]")
-MAX_CHARACTERS = 100_000
 
 
 def last(text: str) -> str | None:

@@ -16,9 +16,10 @@ Reasons: `right`, `wrong_answer`, `no_word`.
 
 import re
 
+from smelt.verify._boxed import MAX_CHARACTERS
+
 FAMILIES = (("yes", "no"), ("true", "false", "uncertain"))
 _SAME = {"unknown": "uncertain", "undetermined": "uncertain"}
-MAX_CHARACTERS = 100_000
 _STATED = (
     r"(?:answer|conclusion|statement|hypothesis)(?: is| would be| must be)?[:\s]*"
     r"(?:\*\*|[\"'(\[]|\\boxed\{|\\text\{|\$)*({})(?![\w'’])"

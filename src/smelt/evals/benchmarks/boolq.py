@@ -1,7 +1,7 @@
 """BoolQ: yes or no about a passage. (arXiv:1905.10044)"""
 
 from smelt.evals import choices
-from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.benchmark import LETTERS, Benchmark, Form, Hub, Item, Row
 from smelt.evals.reading import words_rule
 
 _WORDS = ("no", "yes")
@@ -13,7 +13,7 @@ def _item(row: Row) -> Item:
         raise ValueError(f"the choices {row['choices']} with the answer {letter!r}")
     # Passages come as `Passage: ...`, which the prompt of the base form leaves out.
     question = str(row["question"]).strip().removeprefix("Passage: ")
-    gold = _WORDS[choices.LETTERS.index(letter)]
+    gold = _WORDS[LETTERS.index(letter)]
     return Item(str(row["id"]), "boolq", question, gold, letter, _WORDS)
 
 
@@ -30,7 +30,7 @@ def _convert(row: Row) -> Row:
     index = int(row["answer"])
     found = {"question": f"Passage: {row['passage']}\nQuestion: {question}?"}
     return {
-        **found, "choices": list(_WORDS), "answer": choices.LETTERS[index], "answer_index": index,
+        **found, "choices": list(_WORDS), "answer": LETTERS[index], "answer_index": index,
     }  # fmt: skip
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from smelt.core.seed import seed_for
 from smelt.evals.benchmark import Benchmark, Form, Item
+from smelt.evals.reading import number_rule
 from smelt.evals.skills import algebra, arithmetic, calendar, lists, logic, strings, trace
 from smelt.evals.skills.compose import Make, make_rows
-from smelt.verify import number
+from smelt.evals.word_problem import ask
 
 SKILLS: dict[str, Make] = {
     "algebra": algebra.make,
@@ -50,15 +51,6 @@ def _item(row: dict[str, Any]) -> Item:
     )
 
 
-def _last_number(answer: str, item: Item) -> tuple[float, str]:
-    right, reason = number.score(answer, item.answer)
-    return float(right), reason
-
-
-def _ask(item: Item) -> str:
-    return f"Question: {item.question}\nAnswer:"
-
-
 CHAT = '\n\nSolve it step by step, and end with "The answer is" and the number.'
 
 combined = Benchmark(
@@ -74,14 +66,14 @@ combined = Benchmark(
     forms={
         "chat": Form(
             ask=lambda item: item.question + CHAT,
-            rules={"last_number": _last_number},
+            rules={"last_number": number_rule},
             max_new_tokens=768,
         ),
         "base": Form(
-            ask=_ask,
-            example=lambda item: f"{_ask(item)} {item.gold}",
+            ask=ask,
+            example=lambda item: f"{ask(item)} {item.gold}",
             shots=4,
-            rules={"last_number": _last_number},
+            rules={"last_number": number_rule},
             max_new_tokens=256,
             stop=("Question:",),
         ),

@@ -1,25 +1,5 @@
 """CRUXEval, output prediction: what a Python function returns. (arXiv:2401.03065)"""
 
 from smelt.evals import cruxeval
-from smelt.evals.benchmark import Benchmark, Form, Item, Row
 
-
-def _item(row: Row) -> Item:
-    return cruxeval.crux_item(row, "cruxeval_output")
-
-
-_FORM = Form(
-    ask=cruxeval.output_ask, job=cruxeval.output_job, max_new_tokens=256, stop=cruxeval.STOP
-)
-
-cruxeval_output = Benchmark(
-    version=1,
-    source=cruxeval.SOURCE,
-    licence="MIT",
-    splits=cruxeval.SPLITS,
-    test_split="test",
-    fitness_split=None,
-    item=_item,
-    forms={"chat": _FORM, "base": _FORM},
-    hub=cruxeval.HUB,
-)
+cruxeval_output = cruxeval.half("cruxeval_output", cruxeval.output_ask, cruxeval.output_job)

@@ -1,7 +1,7 @@
 """FOLIO: does a conclusion follow from premises: true, false or uncertain? (arXiv:2209.00840)"""
 
 from smelt.evals import choices
-from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.benchmark import LETTERS, Benchmark, Form, Hub, Item, Row
 from smelt.evals.reading import words_rule
 
 _WORDS = ("True", "False", "Uncertain")
@@ -12,7 +12,7 @@ def _item(row: Row) -> Item:
     word = str(row["answer"]).replace("Unknown", "Uncertain")
     if word not in _WORDS:
         raise ValueError(f"the answer {word!r} is none of {_WORDS}")
-    letter = choices.LETTERS[_WORDS.index(word)]
+    letter = LETTERS[_WORDS.index(word)]
     question = str(row["question"]).strip()
     return Item(str(row["id"]), "folio", question, word, letter, _WORDS)
 

@@ -1,34 +1,11 @@
 """GSM8K: grade-school word problems, the last number of the answer. (arXiv:2110.14168)"""
 
+from smelt.evals import word_problem
 from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
-from smelt.evals.reading import flexible_extract, number_rule, strict_match
-from smelt.verify import number
-
-_RULES = {
-    "number": number_rule,
-    "flexible-extract": flexible_extract,
-    "strict-match": strict_match,
-}
 
 
 def _item(row: Row) -> Item:
-    answer = str(row["answer"]).rpartition("####")[2].strip()
-    if number.last(answer) is None:
-        raise ValueError(f"the answer {answer!r} has no number")
-    solution = str(row.get("solution", ""))
-    gold = f"{solution}\n#### {answer}".strip()
-    return Item(str(row["id"]), "gsm8k", str(row["question"]).strip(), gold, answer)
-
-
-def _ask(item: Item) -> str:
-    return f"Question: {item.question}\nAnswer:"
-
-
-def _chat(item: Item) -> str:
-    return (
-        f"{item.question}\n\nThink step by step, then put the final answer, "
-        "a number without units, inside \\boxed{}."
-    )
+    return word_problem.number_item(row, "gsm8k", str(row["answer"]).rpartition("####")[2].strip())
 
 
 def _convert(row: Row) -> Row:
@@ -47,12 +24,12 @@ gsm8k = Benchmark(
     shots_split="train",
     item=_item,
     forms={
-        "chat": Form(ask=_chat, rules=_RULES, max_new_tokens=1024),
+        "chat": Form(ask=word_problem.chat_ask, rules=word_problem.RULES, max_new_tokens=1024),
         "base": Form(
-            ask=_ask,
-            rules=_RULES,
+            ask=word_problem.ask,
+            rules=word_problem.RULES,
             shots=5,
-            example=lambda item: f"{_ask(item)} {item.gold}",
+            example=lambda item: f"{word_problem.ask(item)} {item.gold}",
             max_new_tokens=256,
             stop=("Question:", "</s>", "<|im_end|>"),
         ),

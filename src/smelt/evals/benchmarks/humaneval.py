@@ -1,23 +1,18 @@
 """HumanEval: Python functions from their signature and docstring. (arXiv:2107.03374)"""
 
 from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
-from smelt.evals.programs import COMPLETION_STOPS, complete_ask, completion_item, completion_job
+from smelt.evals.programs import (
+    COMPLETION_STOPS,
+    complete_ask,
+    completion_item,
+    completion_job,
+    completion_row,
+)
 
 
 def _item(row: Row) -> Item:
     tests = f"{row['tests']}\ncheck({row['entry_point']})\n"
     return completion_item(row, "humaneval", tests)
-
-
-def _convert(row: Row) -> Row:
-    return {
-        "id": row["task_id"],
-        "question": row["prompt"],
-        "answer": "",
-        "solution": row["canonical_solution"],
-        "tests": row["test"],
-        "entry_point": row["entry_point"],
-    }
 
 
 humaneval = Benchmark(
@@ -37,5 +32,5 @@ humaneval = Benchmark(
             stop=COMPLETION_STOPS,
         ),
     },
-    hub=Hub("openai/openai_humaneval", {"test": "test"}, _convert),
+    hub=Hub("openai/openai_humaneval", {"test": "test"}, completion_row),
 )

@@ -12,6 +12,7 @@ from smelt.evals.programs import (
     complete_ask,
     completion_item,
     completion_job,
+    completion_row,
     plus_tests,
 )
 from smelt.verify.sandbox.job import Job
@@ -38,17 +39,6 @@ def _job(written: str, item: Item) -> Job:
     return completion_job(written, item, PLUS_SECONDS)
 
 
-def _convert(row: Row) -> Row:
-    return {
-        "id": row["task_id"],
-        "question": row["prompt"],
-        "answer": "",
-        "solution": row["canonical_solution"],
-        "tests": row["test"],
-        "entry_point": row["entry_point"],
-    }
-
-
 humaneval_plus = Benchmark(
     version=1,
     source="https://github.com/evalplus/evalplus, arXiv:2305.01210; rows of the group "
@@ -64,5 +54,5 @@ humaneval_plus = Benchmark(
             ask=lambda item: item.question, job=_job, max_new_tokens=1024, stop=COMPLETION_STOPS
         ),
     },
-    hub=Hub("evalplus/humanevalplus", {"test": "test"}, _convert),
+    hub=Hub("evalplus/humanevalplus", {"test": "test"}, completion_row),
 )

@@ -1,7 +1,7 @@
 """MMLU: four options each in 57 subjects, from school to profession. (arXiv:2009.03300)"""
 
 from smelt.evals import choices
-from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.benchmark import LETTERS, Benchmark, Form, Hub, Item, Row
 from smelt.evals.reading import letter_rule
 
 
@@ -17,7 +17,7 @@ def _before(item: Item) -> str:
 def _convert(row: Row) -> Row:
     found = {"question": row["question"], "choices": list(row["choices"])}
     index = int(row["answer"])
-    found |= {"answer": choices.LETTERS[index], "answer_index": index}
+    found |= {"answer": LETTERS[index], "answer_index": index}
     return {**found, "subject": row["subject"]}
 
 

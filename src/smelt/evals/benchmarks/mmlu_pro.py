@@ -1,7 +1,7 @@
 """MMLU-Pro: up to ten options, answered after a chain of thought. (arXiv:2406.01574)"""
 
 from smelt.evals import choices
-from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.benchmark import LETTERS, Benchmark, Form, Hub, Item, Row
 from smelt.evals.reading import custom_extract, letter_rule
 
 _RULES = {"letter": letter_rule, "custom-extract": custom_extract}
@@ -30,7 +30,7 @@ def _ask(item: Item) -> str:
 def _convert(row: Row) -> Row:
     index = int(row["answer_index"])
     found = {"id": f"mmlu_pro/{row['question_id']}", "question": row["question"]}
-    found |= {"choices": list(row["options"]), "answer": choices.LETTERS[index]}
+    found |= {"choices": list(row["options"]), "answer": LETTERS[index]}
     found |= {"answer_index": index, "subject": row["category"]}
     return {**found, **({"solution": row["cot_content"]} if row.get("cot_content") else {})}
 

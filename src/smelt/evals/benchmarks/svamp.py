@@ -1,14 +1,8 @@
 """SVAMP: word problems of one or two steps with distractors, the last number. (arXiv:2103.07191)"""
 
+from smelt.evals import word_problem
 from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
-from smelt.evals.reading import flexible_extract, number_rule, strict_match
-from smelt.verify import number
 
-_RULES = {
-    "number": number_rule,
-    "flexible-extract": flexible_extract,
-    "strict-match": strict_match,
-}
 # Written for this file: SVAMP has no examples of its own, its 1000 problems are all tests.
 _SOLVED = """\
 Question: A shelf holds 14 books. Lena puts 9 more books on it and takes 5 magazines away from \
@@ -35,25 +29,7 @@ Answer: Each bus takes 45 / 5 = 9 children.
 
 
 def _item(row: Row) -> Item:
-    answer = str(row["answer"])
-    if number.last(answer) is None:
-        raise ValueError(f"the answer {answer!r} has no number")
-    gold = f"{row.get('solution', '')}\n#### {answer}".strip()
-    question = str(row["question"]).strip()
-    return Item(
-        str(row["id"]), "svamp", question, gold, answer, subject=str(row.get("subject", ""))
-    )
-
-
-def _ask(item: Item) -> str:
-    return f"Question: {item.question}\nAnswer:"
-
-
-def _chat(item: Item) -> str:
-    return (
-        f"{item.question}\n\nThink step by step, then put the final answer, "
-        "a number without units, inside \\boxed{}."
-    )
+    return word_problem.number_item(row, "svamp", str(row["answer"]))
 
 
 def _convert(row: Row) -> Row:
@@ -73,10 +49,10 @@ svamp = Benchmark(
     fitness_split=None,
     item=_item,
     forms={
-        "chat": Form(ask=_chat, rules=_RULES, max_new_tokens=512),
+        "chat": Form(ask=word_problem.chat_ask, rules=word_problem.RULES, max_new_tokens=512),
         "base": Form(
-            ask=_ask,
-            rules=_RULES,
+            ask=word_problem.ask,
+            rules=word_problem.RULES,
             before=lambda item: _SOLVED,
             max_new_tokens=128,
             stop=("Question:",),

@@ -1,6 +1,7 @@
 """TheoremQA: theorems put to use; a number, list, truth or option. (arXiv:2305.12524)"""
 
 import re
+from fractions import Fraction
 
 from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row, Rule
 from smelt.verify import number, phrase, words
@@ -80,9 +81,9 @@ def _lists(stated: str | None, gold: str, tolerance: float) -> tuple[float, str]
     return float(near), "right" if near else "wrong_answer"
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str) -> list[Fraction]:
     parts = (number.last(part) for part in re.split(r",(?=\s|[-\[(0-9.\\])", text))
-    return [float(part) for part in parts if part is not None]
+    return [part for part in parts if part is not None]
 
 
 def _tolerant(answer: str, item: Item) -> tuple[float, str]:

@@ -1,7 +1,7 @@
 """WinoGrande: which of two names fills the blank of a sentence? (arXiv:1907.10641)"""
 
 from smelt.evals import choices
-from smelt.evals.benchmark import Benchmark, Form, Hub, Item, Row
+from smelt.evals.benchmark import LETTERS, Benchmark, Form, Hub, Item, Row
 from smelt.evals.reading import letter_rule
 
 
@@ -19,7 +19,7 @@ def _options(item: Item) -> list[str]:
 
 
 def _example(item: Item) -> str:
-    return f"{_contexts(item)[choices.index_of(item)]} {item.question}"
+    return f"{_contexts(item)[item.index]} {item.question}"
 
 
 def _longest(item: Item) -> str:
@@ -38,7 +38,7 @@ def _chat(item: Item) -> str:
     start = _before_blank(*item.choices)
     names = "\n".join(
         f"{letter}. {choice[len(start) :].strip()}"
-        for letter, choice in zip(choices.LETTERS, item.choices, strict=False)
+        for letter, choice in zip(LETTERS, item.choices, strict=False)
     )
     ask = f"What fills the blank?\n\n{start}_ {item.question}\n\n{names}"
     return f"{ask}\n\n{choices.BOXED_LETTER}"
@@ -53,7 +53,7 @@ def _convert(row: Row) -> Row | None:
         "question": after.strip(),
         "choices": [before + row["option1"], before + row["option2"]],
     }
-    return {**found, "answer": choices.LETTERS[index], "answer_index": index}
+    return {**found, "answer": LETTERS[index], "answer_index": index}
 
 
 winogrande = Benchmark(

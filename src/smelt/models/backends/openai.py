@@ -91,7 +91,7 @@ class OpenAI:
         label: str,
     ) -> None:  # fmt: skip
         replies = enumerate(self.endpoint.each(calls, self._concurrency))
-        for index, reply in progress.track(replies, label, len(calls)) if label else replies:
+        for index, reply in progress.track(replies, label, len(calls)):
             try:
                 found = read(reply, asked[index])
             except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:

@@ -2,15 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from smelt.checkpoint.reader import find_folder
 from smelt.core import digest, progress
-from smelt.core.errors import UserError, needs
-from smelt.models.backend import Backend, Likelihood, Message, Query, Request, Written
+from smelt.core.errors import needs
+from smelt.models.backend import (
+    Backend,
+    Likelihood,
+    Message,
+    Query,
+    Request,
+    Written,
+    require_room,
+)
 from smelt.models.prefix import Row, ordered
 from smelt.models.prompts import Prompts
 from smelt.models.source import identity_of
@@ -71,10 +78,11 @@ class Vllm:
         """Continue every prompt. Raises UserError when one does not fit the context."""
         encoded = self._prompts.encode([request.prompt for request in requests])
         params = [self._drawn(request) for request in requests]
-        self._require_room(
+        sizes = [
             len(ids) + request.max_new_tokens
             for ids, request in zip(encoded, requests, strict=True)
-        )
+        ]
+        require_room(sizes, self.context, self._prompts.folder)
         for part, outputs in self._turns(encoded, params, label):
             done(part, [_written(output.outputs[0]) for output in outputs])
 
@@ -95,7 +103,7 @@ class Vllm:
         pairs = self._prompts.pairs([(query.prompt, query.continuation) for query in queries])
         whole = [[*prompt, *end] for prompt, end in pairs]
         # vLLM always writes a token.
-        self._require_room(len(ids) + 1 for ids in whole)
+        require_room([len(ids) + 1 for ids in whole], self.context, self._prompts.folder)
         params = self._library.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1)
         for part, outputs in self._turns(whole, [params] * len(whole), label):
             found = []
@@ -113,17 +121,10 @@ class Vllm:
         rows = [Row(index, ids, 0) for index, ids in enumerate(encoded)]
         order = [row.index for row in ordered(rows)]
         parts = [order[start : start + TURN] for start in range(0, len(order), TURN)]
-        for part in progress.track(parts, label, len(parts)) if label else parts:
+        for part in progress.track(parts, label, len(parts)):
             prompts = [{"prompt_token_ids": encoded[index]} for index in part]
             chosen = [params[index] for index in part]
             yield part, self._engine.generate(prompts, chosen, use_tqdm=False)
-
-    def _require_room(self, sizes: Iterator[int]) -> None:
-        longest = max(chain(sizes, [0]))
-        if longest > self.context:
-            found = f"prompt and answer need {longest} tokens"
-            raise UserError(self._prompts.folder, found, f"at most {self.context}",
-                            "fewer max_new_tokens or examples")  # fmt: skip
 
     def close(self) -> None:
         """Let go of the engine, which frees the accelerator."""

@@ -5,8 +5,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from smelt.core.interval import mean_interval, student
+from smelt.core.interval import decided, seeds_interval, student
 from smelt.report import plots
+from smelt.report.evaluated import roles_of, same_items
 from smelt.report.records import EvalRecord, Gain
 from smelt.report.stages import Stage, by_name
 from smelt.report.tables import ranked
@@ -39,9 +40,7 @@ class Gained:
         ranges = [(self.low, self.high)]
         if len(self.seeds) > 1:
             ranges.append(student(list(self.seeds.values())))
-        if all(low > 0 for low, _ in ranges):
-            return "beats"
-        return "loses" if all(high < 0 for _, high in ranges) else "even"
+        return decided(ranges) or "even"
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -52,21 +51,23 @@ def _mean(values: list[float | None]) -> float | None:
 def gained(group: list[tuple[Stage, EvalRecord]]) -> list[Gained]:
     """The gains of an eval stage over its seeds, models by role, pairs in their order."""
     found: dict[str, dict[str, list[tuple[int, Gain]]]] = {}
-    roles: dict[str, str] = {}
     for stage, record in group:
-        roles = {**record.roles, **roles}
         for row in record.combined:
             found.setdefault(row.model, {}).setdefault(row.pair, []).append((stage.seed, row))
+    roles, repeated = roles_of(group), same_items(group)
     return [
-        _gained(model, roles.get(model, ""), pair, seeds)
+        _gained(model, roles.get(model, ""), pair, seeds, repeated)
         for model in ranked(list(found), roles)
         for pair, seeds in found[model].items()
     ]
 
 
-def _gained(model: str, role: str, pair: str, seeds: list[tuple[int, Gain]]) -> Gained:
+def _gained(
+    model: str, role: str, pair: str, seeds: list[tuple[int, Gain]], repeated: bool
+) -> Gained:
     rows = [row for _, row in seeds]
-    low, high = mean_interval([(row.gain, row.low, row.high) for row in rows])
+    cells = [(row.gain, row.low, row.high) for row in rows]
+    low, high = seeds_interval(cells, same_items=repeated)
     skills = dict.fromkeys(skill for row in rows for skill in row.twins)
     twins = {skill: _mean([row.twins.get(skill) for row in rows]) for skill in skills}
     return Gained(

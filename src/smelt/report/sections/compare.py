@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from smelt.core.interval import mean_interval, student
+from smelt.core.interval import decided, seeds_interval, student
+from smelt.report.evaluated import same_items
 from smelt.report.records import Comparison, EvalRecord
 from smelt.report.stages import Stage, by_name
 
@@ -47,10 +48,9 @@ def _verdict(seeds: list[Comparison], low: float, high: float) -> str:
     ranges = [(low, high)]
     if len(seeds) > 1:
         ranges.append(student([seed.difference for seed in seeds]))
-    sure = len(seeds) > 1 or seeds[0].p < SURE
-    if sure and all(one > 0 for one, _ in ranges):
-        return "beats"
-    return "loses" if sure and all(other < 0 for _, other in ranges) else "even"
+    # Seeds of which each repeats the first say no more than it does.
+    differ = len({seed.difference for seed in seeds}) > 1
+    return ((differ or seeds[0].p < SURE) and decided(ranges)) or "even"
 
 
 def compared(group: list[tuple[Stage, EvalRecord]]) -> list[Compared]:
@@ -60,11 +60,12 @@ def compared(group: list[tuple[Stage, EvalRecord]]) -> list[Compared]:
         corrected = holm([row.p for row in record.comparisons])
         for row, p in zip(record.comparisons, corrected, strict=True):
             found.setdefault((row.models, row.benchmark), []).append((stage.seed, row, p))
-    rows = []
+    rows, repeated = [], same_items(group)
     for (models, benchmark), seeds in found.items():
         parts = [row for _, row, _ in seeds]
         mean = sum(row.difference for row in parts) / len(parts)
-        low, high = mean_interval([(row.difference, row.low, row.high) for row in parts])
+        cells = [(row.difference, row.low, row.high) for row in parts]
+        low, high = seeds_interval(cells, same_items=repeated)
         verdict = _verdict(parts, low, high)
         rows.append(Compared(models, benchmark, mean, low, high, seeds, verdict))
     return rows

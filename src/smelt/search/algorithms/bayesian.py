@@ -2,13 +2,13 @@
 
 import warnings
 from collections import deque
-from typing import Any
+from typing import Annotated, Any
 
-from smelt.core.errors import UserError, needs
+from pydantic import Field
+
+from smelt.core.errors import needs
 from smelt.search.algorithm import Algorithm
-
-# No score is as low; by it the search marks candidates that failed.
-FAILED = -1e8
+from smelt.search.candidate import WORST
 
 
 class _Bayesian:
@@ -47,13 +47,13 @@ class _Bayesian:
     def tell(self, genomes: list[list[float]], values: list[list[float]]) -> None:
         """Learn. A failure counts as the worst score so far: its mark would drown all others."""
         for found in values:
-            if min(found) > FAILED:
+            if min(found) > WORST:
                 self._worst = [min(pair) for pair in zip(self._worst, found, strict=True)]
         known = self._worst[0] < float("inf")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for trial, found in zip(self._asked.popleft(), values, strict=True):
-                if min(found) > FAILED:
+                if min(found) > WORST:
                     self._study.tell(trial, found)
                 elif known:
                     self._study.tell(trial, self._worst)
@@ -66,7 +66,12 @@ class _Bayesian:
 
 
 def bayesian(
-    start: list[float], seed: int, *, objectives: int = 1, population: int = 4, startup: int = 10
+    start: list[float],
+    seed: int,
+    *,
+    objectives: int = 1,
+    population: Annotated[int, Field(ge=1)] = 4,
+    startup: Annotated[int, Field(ge=1)] = 10,
 ) -> Algorithm:
     """Gaussian process with expected improvement, of the hypervolume for several objectives.
 
@@ -74,7 +79,4 @@ def bayesian(
     their number. population: candidates per generation; startup: uniform ones before the first
     model.
     """
-    for key, value in (("population", population), ("startup", startup)):
-        if value < 1:
-            raise UserError(f"options.{key}", f"found {value}", "at least 1")
     return _Bayesian(start, seed, objectives, population, startup)

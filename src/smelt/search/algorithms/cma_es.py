@@ -3,11 +3,12 @@
 import math
 import warnings
 from collections import deque
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from smelt.core.errors import UserError, needs
+from smelt.core.errors import needs
 from smelt.search.algorithm import Algorithm, refuse_several
 
 
@@ -17,10 +18,6 @@ class _Cma:
             import cma
         except ImportError as error:
             raise needs("search", "cma") from error
-        if not 0 < sigma <= 1:
-            raise UserError("options.sigma", f"found {sigma}", "above 0, at most 1")
-        if population is not None and population < 4:
-            raise UserError("options.population", f"found {population}", "at least 4")
         options = {
             "bounds": [[0.0] * len(start), [1.0] * len(start)],
             # A smooth map into the box (never abs or clipping, which fold the search space).
@@ -69,8 +66,8 @@ def cma_es(
     seed: int,
     *,
     objectives: int = 1,
-    sigma: float = 1 / 6,
-    population: int | None = None,
+    sigma: Annotated[float, Field(gt=0, le=1)] = 1 / 6,
+    population: Annotated[int, Field(ge=4)] | None = None,
 ) -> Algorithm:
     """Covariance matrix adaptation in the unit box.
 

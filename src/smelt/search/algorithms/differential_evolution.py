@@ -1,8 +1,12 @@
 """Differential evolution: the best, moved by the difference of two others. (Storn, Price 1997)"""
 
-from smelt.core.errors import UserError, needs
+from typing import Annotated
+
+from pydantic import Field
+
+from smelt.core.errors import needs
 from smelt.search.algorithm import Algorithm, refuse_several
-from smelt.search.generations import Generations, check_population
+from smelt.search.generations import Generations
 
 
 def differential_evolution(
@@ -10,23 +14,19 @@ def differential_evolution(
     seed: int,
     *,
     objectives: int = 1,
-    population: int | None = None,
-    factor: float = 0.5,
-    crossover: float = 0.5,
+    population: Annotated[int, Field(ge=5)] | None = None,
+    factor: Annotated[float, Field(gt=0, le=2)] = 0.5,
+    crossover: Annotated[float, Field(ge=0, le=1)] = 0.5,
 ) -> Algorithm:
     """DE/best/1/bin (pymoo). A step out of the box lands between its wall and where it came from.
 
-    population: candidates per generation (at least 5; 2 for each gene, 10 to 20, unless given);
+    population: candidates per generation, 2 for each gene, 10 to 20, unless given;
     factor: length of a step as a share of the difference; crossover: share of genes that step.
     From the best of a small population, since merges are costly: on budgets of 100 to 400 it beats
     DE/rand/1 and larger populations on smooth, bumpy and stepwise functions alike.
     """
     refuse_several("differential_evolution", objectives)
-    size = check_population(population, min(20, max(10, 2 * len(start))), 5)
-    if not 0 < factor <= 2:
-        raise UserError("options.factor", f"found {factor}", "above 0, at most 2")
-    if not 0 <= crossover <= 1:
-        raise UserError("options.crossover", f"found {crossover}", "0 to 1")
+    size = population or min(20, max(10, 2 * len(start)))
     try:
         from pymoo.algorithms.soo.nonconvex.de import DE
     except ImportError as error:

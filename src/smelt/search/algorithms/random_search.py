@@ -1,8 +1,10 @@
 """Random search: uniform candidates in the box. The yardstick for every other algorithm."""
 
 import random
+from typing import Annotated
 
-from smelt.core.errors import UserError
+from pydantic import Field
+
 from smelt.search.algorithm import Algorithm
 
 
@@ -27,9 +29,11 @@ class _Random:
 
 
 def random_search(
-    start: list[float], seed: int, *, objectives: int = 1, population: int = 10
+    start: list[float],
+    seed: int,
+    *,
+    objectives: int = 1,
+    population: Annotated[int, Field(ge=1)] = 10,
 ) -> Algorithm:
-    """Uniform samples of the unit box, `population` (at least 1) at a time; any objectives."""
-    if population < 1:
-        raise UserError("options.population", f"found {population}", "at least 1")
+    """Uniform samples of the unit box, `population` at a time; any objectives."""
     return _Random(start, seed, population)

@@ -20,6 +20,8 @@ LEVELS = ("bubblewrap", "namespaces", "process")
 _HERE = Path(__file__).resolve().parent
 _PACKAGES = ("numpy", "numpy.libs")
 _FIRST_UID, _UIDS = 60_000, 5_000
+# Coprime to _UIDS: processes up to 72 pids apart begin at least 64 uids apart.
+_STRIDE = 617
 # Only the folder `inside` is there: its packages are made up, so that nothing else is imported.
 _START = """
 import sys, types
@@ -71,7 +73,8 @@ def packages() -> dict[str, str]:
 def command(level: str, number: int, folder: str) -> list[str]:
     """The command line of a box. number: of the box in this process, gives it a uid of its own;
     folder: an empty one, where a plain process works."""
-    uid = _FIRST_UID + (os.getpid() * 16 + number) % _UIDS if os.geteuid() == 0 else os.getuid()
+    place = (os.getpid() * _STRIDE + number) % _UIDS
+    uid = _FIRST_UID + place if os.geteuid() == 0 else os.getuid()
     settings = {"level": level, "uid": uid, "visible": visible(), "packages": "/packages"}
     python, starter = [os.path.realpath(sys.executable), "-s", "-S", "-P"], str(_HERE)
     if level == "process":

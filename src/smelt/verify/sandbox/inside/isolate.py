@@ -19,7 +19,9 @@ _READ_ONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _NO_NEW_PRIVS, _SUBREAPER = 1, 4, 24, 38, 36
 NOBODY = 65534
-TMP = "size=64m,nr_inodes=4096,mode=0700,uid={uid},gid={uid}"
+TMP_MIB, FILES = 64, 4096
+"""Size of `/tmp`, number of files and folders in it."""
+TMP = f"size={TMP_MIB}m,nr_inodes={FILES},mode=0700,uid={{uid}},gid={{uid}}"
 
 
 def call(name: str, *arguments: object) -> None:

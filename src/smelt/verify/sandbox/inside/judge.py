@@ -118,11 +118,10 @@ class Handle:
         walker = self._ask("iter")
         if not isinstance(walker, Handle):
             raise TypeError("no iterator")
-        while True:
-            try:
-                yield walker._ask("next")
-            except StopIteration:
-                return
+        return walker
+
+    def __next__(self) -> Any:
+        return self._ask("next")
 
 
 def _number(value: Any) -> list[Any]:

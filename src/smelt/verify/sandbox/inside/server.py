@@ -18,14 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from smelt.verify.sandbox.inside import judge, program, seccomp, wire
+from smelt.verify.sandbox.inside import isolate, judge, program, seccomp, wire
 
 MEMORY = 1 << 30
+TOGETHER = MEMORY * 3 // 2
+"""Of all processes of a job."""
 FILE_SIZE = 16 << 20
 OUTPUT = 4 << 20
 PROCESSES = 24
 FILES = 64
-_TICK = 0.1
+TICK = 0.1
+"""Seconds between two looks at what the kernel does not limit."""
 _PAGE = resource.getpagesize()
 _LIMITS = [name for name in dir(resource) if name.startswith("RLIMIT_")]
 
@@ -63,7 +66,7 @@ class Server:
         theirs.close()
         os.close(writing)
         try:
-            reason = Watch(self, child, mine, reading, 4.0 * job["seconds"] + 1.0).run()
+            reason = Watch(self, child, mine, reading, clock(job["seconds"])).run()
         finally:
             mine.close()
             os.close(reading)
@@ -103,7 +106,7 @@ class Watch:
     ) -> None:
         self.server, self.child, self.channel, self.output = server, child, channel, output
         self.end = time.monotonic() + wall
-        self.look = time.monotonic() + _TICK
+        self.look = time.monotonic() + TICK
         self.waiting = True
         self.incoming, self.outgoing, self.written = bytearray(), bytearray(), 0
         channel.setblocking(False)
@@ -119,7 +122,7 @@ class Watch:
                 events = selectors.EVENT_READ if self.waiting else 0
                 events |= selectors.EVENT_WRITE if self.outgoing else 0
                 self._select(select, events)
-                for key, mask in select.select(_TICK):
+                for key, mask in select.select(TICK):
                     reason = self._handle(select, key.fileobj, mask)
                     if reason:
                         return reason
@@ -127,9 +130,9 @@ class Watch:
                 if now > self.end:
                     return "timeout"
                 if now > self.look:
-                    self.look = now + _TICK
-                    if os.getpid() == 1 and _resident() > MEMORY * 3 // 2:
-                        return "memory"
+                    self.look = now + TICK
+                    if os.getpid() == 1 and (reason := _excess()):
+                        return reason
 
     def _select(self, select: selectors.BaseSelector, events: int) -> None:
         known = self.channel in select.get_map()
@@ -212,14 +215,21 @@ def _standing() -> list[Any]:
     return [limits, rank, os.sched_getaffinity(0)]
 
 
+def clock(seconds: float) -> float:
+    """Seconds that a job may take altogether."""
+    return 4.0 * seconds + 1.0
+
+
 def _whole(seconds: float) -> int:
     """CPU seconds as the kernel counts them."""
     return max(1, math.ceil(seconds))
 
 
 def _limit(seconds: float) -> None:
+    # First the signal that tells why; a second later the end, for a program that ignores it.
+    whole = _whole(seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
     for kind, most in (
-        (resource.RLIMIT_CPU, _whole(seconds)),
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_FSIZE, FILE_SIZE),
         (resource.RLIMIT_NPROC, PROCESSES),
@@ -230,8 +240,17 @@ def _limit(seconds: float) -> None:
 
 
 def _cause(status: int, cpu: float, seconds: float) -> str:
-    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
-    return "timeout" if killed and cpu > 0.9 * _whole(seconds) else "died"
+    by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    late = by == signal.SIGKILL and cpu > 0.9 * _whole(seconds)
+    return "timeout" if by == signal.SIGXCPU or late else "died"
+
+
+def _excess() -> str:
+    """The reason where all processes of the box together hold too much: memory, or files, whose
+    number bwrap does not limit."""
+    if _resident() > TOGETHER:
+        return "memory"
+    return "error" if _files() > isolate.FILES else ""
 
 
 def _resident() -> int:
@@ -242,6 +261,12 @@ def _resident() -> int:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 total += int((folder / "statm").read_text().split()[1]) * _PAGE
     return total
+
+
+def _files() -> int:
+    """Files and folders in the box's `/tmp`, itself included."""
+    found = os.statvfs(".")
+    return found.f_files - found.f_ffree
 
 
 def _kill_children() -> None:
